@@ -1,0 +1,15 @@
+# The libraries of Debian 12 that the product links; `scripts/setup` installs them. Versions are those of bookworm.
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+# PkgConfig::<name> for each pair name=pkg-config file.
+foreach(pair IN ITEMS zmq=libzmq protobuf-c=libprotobuf-c ssl=libssl crypto=libcrypto sqlite=sqlite3 jansson=jansson
+                      cyaml=libcyaml yaml=yaml-0.1 pcre2=libpcre2-8 utf8proc=libutf8proc event=libevent xxhash=libxxhash)
+    string(REGEX MATCH "^([^=]+)=(.+)$" _ "${pair}")
+    pkg_check_modules(${CMAKE_MATCH_1} REQUIRED QUIET IMPORTED_TARGET GLOBAL ${CMAKE_MATCH_2})
+endforeach()
+# By path: the pthread flavour beside the serial one, whatever update-alternatives says (ADR 0004).
+find_library(EW_OPENBLAS NAMES openblas PATH_SUFFIXES openblas-pthread REQUIRED)
+find_path(EW_OPENBLAS_INCLUDE cblas.h PATH_SUFFIXES openblas-pthread REQUIRED)
+add_library(ew_openblas INTERFACE)
+target_link_libraries(ew_openblas INTERFACE ${EW_OPENBLAS})
+target_include_directories(ew_openblas SYSTEM INTERFACE ${EW_OPENBLAS_INCLUDE})

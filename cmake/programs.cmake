@@ -1,0 +1,15 @@
+# ew_program(NAME MODULE): a program is its module's library and the main.c beside it.
+function(ew_program name path)
+    get_filename_component(module "${path}" NAME)
+    if(EXISTS "${PROJECT_SOURCE_DIR}/${path}/main.c")
+        add_executable(${name} "${path}/main.c")
+        target_link_libraries(${name} PRIVATE ew_flags ew_${module})
+        install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+        set_property(GLOBAL APPEND PROPERTY ew_programs ${name})
+    endif()
+endfunction()
+
+ew_program(edgewise-agent edge/agent_cli)
+ew_program(edgewise-coordinator cloud/coordd)
+ew_program(edgewise-signer cloud/signer)
+ew_program(edgewise cloud/cli)
