@@ -6,6 +6,8 @@
 #define EW_LIMIT_JSON_BYTES (64u * 1024 * 1024)  /* tokenizer.json of the largest vocabularies is 20 MiB */
 #define EW_LIMIT_JSONL_LINE_BYTES (1024u * 1024) /* one profile item or record */
 #define EW_LIMIT_YAML_BYTES (1024u * 1024)
+#define EW_LIMIT_DIR_ENTRIES 1048576u
+#define EW_LIMIT_TABLE_CELLS 1048576u
 #define EW_LIMIT_GGUF_KV 65536u
 #define EW_LIMIT_GGUF_TENSORS 65536u
 #define EW_LIMIT_GGUF_STRING_BYTES (16u * 1024 * 1024)
