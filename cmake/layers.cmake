@@ -41,9 +41,10 @@ function(ew_module path)
         add_library(ew_${name} INTERFACE)
         set(scope INTERFACE)
     endif()
-    target_include_directories(ew_${name} ${scope} "${PROJECT_SOURCE_DIR}/common")
+    # -iquote and not -I: common/sys must not stand before the system's <sys/socket.h>.
+    target_compile_options(ew_${name} ${scope} "SHELL:-iquote ${PROJECT_SOURCE_DIR}/common")
     if(NOT root STREQUAL "common")
-        target_include_directories(ew_${name} ${scope} "${PROJECT_SOURCE_DIR}/${root}")
+        target_compile_options(ew_${name} ${scope} "SHELL:-iquote ${PROJECT_SOURCE_DIR}/${root}")
     endif()
     target_link_libraries(ew_${name} ${scope} ${dep_targets} ${M_LIBS})
 
