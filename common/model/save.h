@@ -1,0 +1,29 @@
+/* Writing a model as GGUF v3 that stock llama.cpp runs.
+ *
+ * Works on any model: opened from a Hugging Face directory (Q and K are permuted from half-split to interleaved rotary order, as
+ * llama.cpp's convert_hf_to_gguf.py does), from GGUF, or made from floats. One tensor at a time is in memory. The file appears
+ * whole or not at all. */
+#ifndef EW_MODEL_SAVE_H
+#define EW_MODEL_SAVE_H
+
+#include "base/base.h"
+#include "base/progress.h"
+#include "base/status.h"
+#include "kern/dtype.h"
+#include "model/model.h"
+
+typedef struct ew_save_opt {
+    bool convert; /* false: matrices keep their type (BF16 and F32 stay); true: they become dtype */
+    ew_dtype
+        dtype; /* with convert: F32, F16, Q8_0, Q4_0 … Matrices whose rows the block does not divide become F16; norms stay F32 */
+    const char *name;      /* general.name; NULL = the model's */
+    const char *const *kv; /* [2 * n_kv] further string metadata: key, value, … ("edgewise.base_sha256", …) */
+    size_t n_kv;
+    ew_progress progress; /* unit "B" */
+} ew_save_opt;
+
+/* opt NULL = keep types. EW_EIO, EW_ENOSPC, EW_ENOMEM, EW_ECANCELLED. */
+ew_status ew_model_save_gguf(const ew_model *m, const char *path, const ew_save_opt *opt,
+                             ew_error *reterr) EW_MUST_CHECK;
+
+#endif

@@ -1,0 +1,92 @@
+/* One conversation with a model: KV cache, position, workspace. Mutable, one owning thread; the model is shared.
+ *
+ * All memory is sized by a dry run and taken in ew_session_new; evaluation allocates nothing. The unit of work is the segment
+ * [a, b) of layers on hidden states x[n,C]: eval is embed -> run [0,L) -> head, split inference runs the segments in two places.
+ * With the reference kernels run [0,L) equals run [0,k) then run [k,L) bit for bit.
+ * Positions are token indices from 0; the cache of the session's layers is valid for [0, pos). */
+#ifndef EW_MODEL_SESSION_H
+#define EW_MODEL_SESSION_H
+
+#include "base/base.h"
+#include "base/status.h"
+#include "kern/kern.h"
+#include "model/hooks.h"
+#include "model/model.h"
+
+typedef struct ew_session ew_session;
+
+#define EW_SESSION_BATCH_DEFAULT 128u
+
+/* Zero = default for every member; exec.kern NULL = the best for this CPU, exec.pool NULL = serial. */
+typedef struct ew_session_opt {
+    uint32_t n_ctx;              /* capacity, tok; 0 = the model's training context, at most 4096 */
+    uint32_t n_batch;            /* largest chunk that is computed at once, tok; 0 = EW_SESSION_BATCH_DEFAULT */
+    ew_exec exec;                /* kernels and threads; the pool must outlive the session */
+    const ew_hooks *hooks;       /* borrowed; NULL = none */
+    uint32_t max_rank;           /* workspace for later ew_session_set_hooks; at least the rank of hooks */
+    bool kv_f32;                 /* cache in f32 instead of f16 */
+    uint64_t memory_limit_bytes; /* kv + workspace (not the weights) may not exceed this; 0 = no limit */
+    uint32_t first_layer;        /* layers [first_layer, last_layer) have a cache here; both 0 = all */
+    uint32_t last_layer;
+} ew_session_opt;
+
+typedef struct ew_memory_plan {
+    uint64_t weights_bytes;   /* tensors of the whole model, as stored (mapped, shared by sessions) */
+    uint64_t kv_bytes;        /* cache of the session */
+    uint64_t workspace_bytes; /* scratch of the session */
+} ew_memory_plan;
+
+/* What ew_session_new would take: the same code in a dry run. EW_EINVAL when opt does not fit the model. */
+ew_status ew_session_memory(const ew_model *m, const ew_session_opt *opt, ew_memory_plan *ret_plan,
+                            ew_error *reterr) EW_MUST_CHECK;
+/* The same for a default session of n_ctx and n_batch tokens (0 = default). */
+ew_status ew_model_memory(const ew_model *m, uint32_t n_ctx, uint32_t n_batch, ew_memory_plan *ret_plan,
+                          ew_error *reterr) EW_MUST_CHECK;
+
+/* Takes a reference to m. EW_EINVAL (bad range, context beyond EW_LIMIT_CONTEXT_TOK), EW_ELIMIT past memory_limit_bytes: the message
+ * has the largest context that would fit; EW_ENOMEM. */
+ew_status ew_session_new(const ew_model *m, const ew_session_opt *opt, ew_session **ret_session,
+                         ew_error *reterr) EW_MUST_CHECK;
+void ew_session_free(ew_session **s);
+
+const ew_model *ew_session_model(const ew_session *s);
+uint32_t ew_session_n_ctx(const ew_session *s);
+uint32_t ew_session_n_batch(const ew_session *s);
+uint64_t ew_session_bytes(const ew_session *s); /* kv + workspace taken */
+
+/* Replaces the hooks (NULL = none); rank must be within max_rank, else EW_EINVAL. The cache is dropped (position 0): it was
+ * computed under the old ones. */
+ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *reterr) EW_MUST_CHECK;
+
+/* Appends n tokens (any n > 0; computed in chunks of n_batch). ret_logits[V] of the last one, or NULL. A session of all layers only.
+ * EW_EINVAL for an id outside the vocabulary, EW_ELIMIT when the context is full (nothing was appended). */
+ew_status ew_session_eval(ew_session *s, const int32_t *ids, size_t n, float *ret_logits,
+                          ew_error *reterr) EW_MUST_CHECK;
+/* Logits of every token: ret_logits[n,V]. */
+ew_status ew_session_eval_all(ew_session *s, const int32_t *ids, size_t n, float *ret_logits,
+                              ew_error *reterr) EW_MUST_CHECK;
+/* Teacher-forced negative log-likelihood (nats) of ids[n_prompt..n) given what precedes; starts from position 0 (the session is
+ * reset) and leaves it after ids[n-2]. 1 <= n_prompt < n. *ret_nll is the sum, *ret_n the number of scored tokens. */
+ew_status ew_session_nll(ew_session *s, const int32_t *ids, size_t n, size_t n_prompt, double *ret_nll, size_t *ret_n,
+                         ew_error *reterr) EW_MUST_CHECK;
+
+/* Hidden states of n tokens from the embedding table: ret_x[n,C]. No state changes. */
+ew_status ew_session_embed(ew_session *s, const int32_t *ids, size_t n, float *ret_x, ew_error *reterr) EW_MUST_CHECK;
+/* Layers [a,b) over x[n,C] in place at positions pos .. pos+n-1; their cache is written at those positions and must be valid
+ * before them (for these layers: run earlier or pos == 0). Chunked by n_batch. Does not move ew_session_pos: the caller of segments owns the
+ * position. EW_EINVAL when [a,b) is not within the session's layers; EW_ELIMIT when pos + n exceeds n_ctx. */
+ew_status ew_session_run(ew_session *s, uint32_t a, uint32_t b, float *x, size_t n, uint32_t pos,
+                         ew_error *reterr) EW_MUST_CHECK;
+/* Final norm and output matrix: ret_logits[V] of one row x[C]. */
+ew_status ew_session_head(ew_session *s, const float *x, float *ret_logits, ew_error *reterr) EW_MUST_CHECK;
+/* The same for n rows: ret_logits[n,V]. */
+ew_status ew_session_head_all(ew_session *s, const float *x, size_t n, float *ret_logits,
+                              ew_error *reterr) EW_MUST_CHECK;
+
+/* Tokens appended so far by eval. */
+uint32_t ew_session_pos(const ew_session *s);
+/* Forgets everything at and after pos (<= the present position: programmer's error otherwise). */
+void ew_session_rewind(ew_session *s, uint32_t pos);
+void ew_session_reset(ew_session *s);
+
+#endif

@@ -1,0 +1,66 @@
+/* The weights of a model, bound by meaning: what training, adapters and compression walk over.
+ * Pointers are into the model's mapping and live as long as the model. Read only. Locking: any thread.
+ *
+ * A linear layer is y[T,F_out] = x[T,C_in] W^T with W[F_out,C_in]: w.rows = F_out, w.cols = C_in. */
+#ifndef EW_MODEL_WEIGHTS_H
+#define EW_MODEL_WEIGHTS_H
+
+#include "base/base.h"
+#include "base/status.h"
+#include "kern/kern.h"
+#include "model/model.h"
+
+typedef enum ew_linear {
+    EW_LINEAR_Q,    /* [H*D, C] */
+    EW_LINEAR_K,    /* [K*D, C] */
+    EW_LINEAR_V,    /* [K*D, C] */
+    EW_LINEAR_O,    /* [C, H*D] */
+    EW_LINEAR_GATE, /* [F, C] */
+    EW_LINEAR_UP,   /* [F, C] */
+    EW_LINEAR_DOWN, /* [C, F] */
+    EW_LINEAR_COUNT
+} ew_linear;
+
+/* "q_proj" … "down_proj" (Hugging Face) and "attn_q" … "ffn_down" (GGUF). */
+const char *ew_linear_hf_name(ew_linear l);
+const char *ew_linear_gguf_name(ew_linear l);
+/* [rows, cols] of a linear layer under a configuration. */
+void ew_linear_shape(const ew_model_config *cfg, ew_linear l, uint32_t *ret_rows, uint32_t *ret_cols);
+
+typedef struct ew_layer_weights {
+    ew_mat linear[EW_LINEAR_COUNT];
+    const float *attn_norm; /* [C] RMSNorm before attention */
+    const float *ffn_norm;  /* [C] RMSNorm before the feed-forward */
+} ew_layer_weights;
+
+/* i_layer < L. */
+const ew_layer_weights *ew_model_layer(const ew_model *m, uint32_t i_layer);
+const ew_mat *ew_model_token_embd(const ew_model *m); /* [V, C] */
+const ew_mat *ew_model_output(const ew_model *m);     /* [V, C]; the same data as token_embd when tied */
+const float *ew_model_output_norm(const ew_model *m); /* [C] */
+/* Divisors of the rotary frequencies, [n_rot/2], for ew_rope's freq_factors; NULL when there is no scaling. */
+const float *ew_model_rope_factors(const ew_model *m);
+
+/* f32 weights in the caller's memory, for training from scratch. */
+typedef struct ew_layer_floats {
+    const float *linear[EW_LINEAR_COUNT]; /* shapes as above */
+    const float *attn_norm;               /* [C] */
+    const float *ffn_norm;                /* [C] */
+} ew_layer_floats;
+
+typedef struct ew_model_floats {
+    const float *token_embd;      /* [V, C] */
+    const float *output;          /* [V, C], or NULL: tied head */
+    const float *output_norm;     /* [C] */
+    const ew_layer_floats *layer; /* [L]; the array itself is copied */
+} ew_model_floats;
+
+/* A model over float arrays that stay the caller's and must outlive it; they may change between (not during) evaluations.
+ * cfg->tied_head is set from weights->output. vocab (NULL = none) is copied. cfg is checked like a file's. */
+ew_status ew_model_from_floats(const ew_model_config *cfg, const ew_vocab *vocab, const ew_model_floats *weights,
+                               ew_model **ret_model, ew_error *reterr) EW_MUST_CHECK;
+
+/* Checks a configuration: every count in range, H % K, n_rot, V; the message names the field. */
+ew_status ew_model_config_check(const ew_model_config *cfg, ew_error *reterr) EW_MUST_CHECK;
+
+#endif
