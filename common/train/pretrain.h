@@ -1,0 +1,81 @@
+/* Pre-training of a small decoder from scratch: vocabulary, weights, schedule and checkpoint from one committed recipe.
+ *
+ * Documents are packed into windows of n_ctx tokens with their boundaries kept. A step is n_shards windows groups, each a
+ * gradient of its own that are added in fixed order, so the result does not depend on the number of threads. The state
+ * (parameters, moments, random numbers, cursor, schedule) goes to one checkpoint file that is replaced atomically; a run that was
+ * killed and continued ends with the same bytes as an unbroken one.
+ *
+ * The budget is in tokens. With max_minutes and without tokens, the first seconds measure the speed and fix the number of
+ * tokens, which the checkpoint keeps: wall time decides once, not while replaying.
+ * Locking: one call per process (it uses the whole pool). */
+#ifndef EW_TRAIN_PRETRAIN_H
+#define EW_TRAIN_PRETRAIN_H
+
+#include "base/base.h"
+#include "base/progress.h"
+#include "base/status.h"
+#include "kern/kern.h"
+#include "token/tokenizer.h"
+
+/* A token sequence to learn from, with its loss weights (1 = plain text). */
+typedef struct ew_pretrain_doc {
+    const int32_t *id; /* n tok, ends with end-of-text */
+    const float *weight; /* [n] weight of predicting id[i]; weight[0] is not used. NULL = all 1 */
+    size_t n;
+} ew_pretrain_doc;
+
+/* The source fills docs for a pass over the corpus: it must give the same documents for the same (epoch, index). Texts of all
+ * kinds are rendered and tokenised by the source (task formats with fresh retrieval draws per epoch). */
+typedef struct ew_pretrain_source {
+    size_t n_docs; /* per epoch */
+    /* doc's memory is the source's and stays valid until the next call with the same slot (< 2). */
+    ew_status (*doc)(void *ctx, uint64_t epoch, size_t index, ew_pretrain_doc *ret_doc, ew_error *reterr);
+    void *ctx;
+} ew_pretrain_source;
+
+typedef struct ew_pretrain_recipe {
+    char *name;
+    uint32_t vocab_size, n_ctx;
+    uint32_t dim, ffn, layers, heads, kv_heads;
+    float rope_theta, norm_eps;
+    float lr, min_lr, warmup, weight_decay, clip, beta1, beta2; /* min_lr: share of lr; warmup: share of tokens */
+    uint32_t shards, shard_windows; /* tokens of a step = shards * shard_windows * n_ctx */
+    float answer_weight;            /* loss weight of answer tokens in task formats */
+    uint32_t section_per_pass, synopsis_per_pass; /* percent of the pool's items that appear as a task record in a pass */
+    uint32_t retrieved_max;                       /* 0 … this many retrieved items of the same user, drawn uniformly */
+    uint64_t tokens;                              /* budget; 0 = from max_minutes */
+    uint64_t seed;
+} ew_pretrain_recipe;
+
+/* YAML; unknown keys are errors. ew_pretrain_recipe_free frees. */
+ew_status ew_pretrain_recipe_load(const char *path, ew_pretrain_recipe **ret_recipe, ew_error *reterr) EW_MUST_CHECK;
+void ew_pretrain_recipe_free(ew_pretrain_recipe **r);
+
+typedef struct ew_pretrain_opt {
+    const ew_pretrain_recipe *recipe;
+    ew_exec exec;
+    const ew_vocab *vocab; /* goes into the GGUF */
+    ew_pretrain_source train;
+    ew_pretrain_source val;  /* held-out documents for the curve; n_docs 0 = none. epoch is always 0 */
+    const char *checkpoint;  /* path of the state; resumed from when it exists */
+    double checkpoint_seconds; /* 0 = 120 */
+    const char *curve_csv;   /* step,tokens,seconds,lr,loss,val_loss,grad_norm,tok_per_s; rewritten from the checkpoint on resume */
+    const char *out_gguf;    /* F16 */
+    double max_minutes;      /* fixes the token budget at the first start when recipe and tokens give none */
+    uint64_t tokens;         /* overrides the recipe; 0 = recipe */
+    uint64_t stop_after_steps; /* test hook: EW_ECANCELLED after this many steps in this process, without a checkpoint; 0 = off */
+    ew_progress progress;
+} ew_pretrain_opt;
+
+typedef struct ew_pretrain_report {
+    uint64_t steps, tokens;
+    double seconds, tok_per_s;
+    float loss, val_loss;
+    uint64_t n_params;
+    bool resumed;
+} ew_pretrain_report;
+
+/* EW_ECANCELLED: progress said stop; the checkpoint is on disk. */
+ew_status ew_pretrain(const ew_pretrain_opt *opt, ew_pretrain_report *ret_report, ew_error *reterr) EW_MUST_CHECK;
+
+#endif
