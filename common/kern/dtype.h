@@ -1,0 +1,66 @@
+/* Element types of weights, with GGML's numbers, and conversion of single rows.
+ *
+ * A row is block_elems-sized blocks along its length. Layouts (little-endian, source: GGUF specification and ggml-common.h):
+ *   Q8_0: 32 elements, 34 bytes: f16 d; i8 q[32];           x = d * q                 8.5 bits per weight
+ *   Q4_0: 32 elements, 18 bytes: f16 d; u8 qs[16];          x = d * (nibble - 8)      4.5 bits per weight
+ *         (low nibbles are elements 0..15, high nibbles 16..31)
+ * Types with compute = false are known by size only, so that files that hold them can be listed.
+ * Locking: pure functions, callable from any thread. */
+#ifndef EW_KERN_DTYPE_H
+#define EW_KERN_DTYPE_H
+
+#include "base/base.h"
+
+typedef enum ew_dtype {
+    EW_DTYPE_F32 = 0,
+    EW_DTYPE_F16 = 1,
+    EW_DTYPE_Q4_0 = 2,
+    EW_DTYPE_Q4_1 = 3,
+    EW_DTYPE_Q5_0 = 6,
+    EW_DTYPE_Q5_1 = 7,
+    EW_DTYPE_Q8_0 = 8,
+    EW_DTYPE_Q8_1 = 9,
+    EW_DTYPE_Q2_K = 10,
+    EW_DTYPE_Q3_K = 11,
+    EW_DTYPE_Q4_K = 12,
+    EW_DTYPE_Q5_K = 13,
+    EW_DTYPE_Q6_K = 14,
+    EW_DTYPE_Q8_K = 15,
+    EW_DTYPE_I8 = 24,
+    EW_DTYPE_I16 = 25,
+    EW_DTYPE_I32 = 26,
+    EW_DTYPE_I64 = 27,
+    EW_DTYPE_F64 = 28,
+    EW_DTYPE_BF16 = 30
+} ew_dtype;
+
+typedef struct ew_dtype_info {
+    const char *name; /* "F32", "Q8_0", … as llama.cpp prints them */
+    uint32_t block_elems;
+    uint32_t block_bytes;
+    bool compute;  /* the kernels and ew_dequant_row take it */
+    bool quantize; /* ew_quant_row makes it */
+} ew_dtype_info;
+
+/* NULL when the number is not known. */
+const ew_dtype_info *ew_dtype_get(ew_dtype t);
+/* "Q8_0", "q8_0", "f16", …; false when there is no such type. */
+bool ew_dtype_parse(const char *name, ew_dtype *ret) EW_MUST_CHECK;
+/* "?" when not known. */
+const char *ew_dtype_name(ew_dtype t);
+/* Bytes of n_elems elements; false: unknown type, n_elems no multiple of the block, overflow. *ret untouched then. */
+bool ew_dtype_row_bytes(ew_dtype t, size_t n_elems, size_t *ret) EW_MUST_CHECK;
+
+/* n elements; n is a multiple of the block and t has compute (assertion). src and dst do not overlap. */
+void ew_dequant_row(ew_dtype t, const void *src, float *dst, size_t n);
+/* Round to nearest, bit for bit ggml's quantize_row_*_ref. t has quantize. NaN becomes 0 in the Q types. */
+void ew_quant_row(ew_dtype t, const float *src, void *dst, size_t n);
+
+/* IEEE 754 binary16, round to nearest even; subnormals, infinities and NaN kept. */
+float ew_f16_to_f32(uint16_t h);
+uint16_t ew_f32_to_f16(float f);
+/* bfloat16, round to nearest even, NaN quietened. */
+float ew_bf16_to_f32(uint16_t h);
+uint16_t ew_f32_to_bf16(float f);
+
+#endif
