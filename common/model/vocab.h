@@ -1,0 +1,28 @@
+/* Vocabularies in files: GGUF metadata and Hugging Face's tokenizer.json to ew_vocab, and ew_vocab to GGUF metadata.
+ *
+ * What GGUF's own keys cannot say (patterns without a known name, the prefix rule of tokenizer.json, merges of characters) is kept in keys under
+ * edgewise.tokenizer.*; files without them are read as llama.cpp reads them. */
+#ifndef EW_MODEL_VOCAB_H
+#define EW_MODEL_VOCAB_H
+
+#include "base/base.h"
+#include "base/status.h"
+#include "format/gguf.h"
+#include "token/vocab.h"
+
+/* From the tokenizer.* keys. EW_EUNSUPPORTED names a model or pre-tokenizer that this build does not know, EW_ENOENT when there is no
+ * vocabulary in the file, EW_ECORRUPT. */
+ew_status ew_vocab_from_gguf(const ew_gguf *g, ew_vocab **ret_vocab, ew_error *reterr) EW_MUST_CHECK;
+
+/* From dir/tokenizer.json with dir/tokenizer_config.json, special_tokens_map.json, generation_config.json and chat_template.jinja where they
+ * exist. EW_EUNSUPPORTED names the part of tokenizer.json that this build does not know. */
+ew_status ew_vocab_from_hf(const char *dir, ew_vocab **ret_vocab, ew_error *reterr) EW_MUST_CHECK;
+
+/* The same from memory; config (tokenizer_config.json) may be NULL. name stands for the file in messages. */
+ew_status ew_vocab_from_hf_text(const char *name, const void *tokenizer, size_t size, const void *config,
+                                size_t config_size, ew_vocab **ret_vocab, ew_error *reterr) EW_MUST_CHECK;
+
+/* Adds the tokenizer.* (and edgewise.tokenizer.*) keys to a file being written, before its begin. */
+ew_status ew_vocab_write_gguf(ew_gguf_writer *w, const ew_vocab *v, ew_error *reterr) EW_MUST_CHECK;
+
+#endif
