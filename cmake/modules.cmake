@@ -20,7 +20,7 @@ ew_module(common/tensor LAYER 3 DEPS base kern)
 ew_module(common/format LAYER 3 DEPS base sys text kern crypt)
 ew_module(common/token LAYER 3 DEPS base sys text LIBS PkgConfig::xxhash)
 ew_module(common/wire LAYER 3 DEPS base domain LIBS PkgConfig::protobuf-c)
-ew_module(common/rag LAYER 3 DEPS base sys text domain db LIBS PkgConfig::sqlite)
+ew_module(common/rag LAYER 3 DEPS base LIBS PkgConfig::sqlite)
 # L4
 ew_module(common/model LAYER 4 DEPS base sys text kern tensor format token)
 ew_module(common/session LAYER 4 DEPS base sys crypt domain net wire)
@@ -38,7 +38,8 @@ ew_module(common/run LAYER 7 DEPS base sys text crypt domain kern format token r
 ew_module(common/jobs LAYER 7 DEPS base sys crypt domain db)
 
 # L8: the only layer that logs above debug, reads configuration or exits.
-ew_module(edge/vault LAYER 8 DEPS base sys crypt text domain db rag)
+# task: the records that a profile holds and their JSON forms
+ew_module(edge/vault LAYER 8 DEPS base sys crypt text domain db rag task)
 ew_module(edge/agentd LAYER 9 DEPS base sys crypt text domain db net wire session format token rag model kern task peft
                                    split probe train compress run jobs vault)
 ew_module(edge/agent_cli LAYER 10 DEPS base sys crypt text domain db rag wire session token model task peft train run agentd vault)
