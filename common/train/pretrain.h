@@ -19,7 +19,7 @@
 
 /* A token sequence to learn from, with its loss weights (1 = plain text). */
 typedef struct ew_pretrain_doc {
-    const int32_t *id; /* n tok, ends with end-of-text */
+    const int32_t *id;   /* n tok, ends with end-of-text */
     const float *weight; /* [n] weight of predicting id[i]; weight[0] is not used. NULL = all 1 */
     size_t n;
 } ew_pretrain_doc;
@@ -39,11 +39,12 @@ typedef struct ew_pretrain_recipe {
     uint32_t dim, ffn, layers, heads, kv_heads;
     float rope_theta, norm_eps;
     float lr, min_lr, warmup, weight_decay, clip, beta1, beta2; /* min_lr: share of lr; warmup: share of tokens */
-    uint32_t shards, shard_windows; /* tokens of a step = shards * shard_windows * n_ctx */
-    float answer_weight;            /* loss weight of answer tokens in task formats */
-    uint32_t section_per_pass, synopsis_per_pass; /* percent of the pool's items that appear as a task record in a pass */
-    uint32_t retrieved_max;                       /* 0 … this many retrieved items of the same user, drawn uniformly */
-    uint64_t tokens;                              /* budget; 0 = from max_minutes */
+    uint32_t shards, shard_windows;                             /* tokens of a step = shards * shard_windows * n_ctx */
+    float answer_weight;                                        /* loss weight of answer tokens in task formats */
+    uint32_t section_per_pass,
+        synopsis_per_pass;  /* percent of the pool's items that appear as a task record in a pass */
+    uint32_t retrieved_max; /* 0 … this many retrieved items of the same user, drawn uniformly */
+    uint64_t tokens;        /* budget; 0 = from max_minutes */
     uint64_t seed;
 } ew_pretrain_recipe;
 
@@ -56,14 +57,16 @@ typedef struct ew_pretrain_opt {
     ew_exec exec;
     const ew_vocab *vocab; /* goes into the GGUF */
     ew_pretrain_source train;
-    ew_pretrain_source val;  /* held-out documents for the curve; n_docs 0 = none. epoch is always 0 */
-    const char *checkpoint;  /* path of the state; resumed from when it exists */
+    ew_pretrain_source val;    /* held-out documents for the curve; n_docs 0 = none. epoch is always 0 */
+    const char *checkpoint;    /* path of the state; resumed from when it exists */
     double checkpoint_seconds; /* 0 = 120 */
-    const char *curve_csv;   /* step,tokens,seconds,lr,loss,val_loss,grad_norm,tok_per_s; rewritten from the checkpoint on resume */
-    const char *out_gguf;    /* F16 */
-    double max_minutes;      /* fixes the token budget at the first start when recipe and tokens give none */
-    uint64_t tokens;         /* overrides the recipe; 0 = recipe */
-    uint64_t stop_after_steps; /* test hook: EW_ECANCELLED after this many steps in this process, without a checkpoint; 0 = off */
+    const char *
+        curve_csv; /* step,tokens,seconds,lr,loss,val_loss,grad_norm,tok_per_s; rewritten from the checkpoint on resume */
+    const char *out_gguf; /* F16 */
+    double max_minutes;   /* fixes the token budget at the first start when recipe and tokens give none */
+    uint64_t tokens;      /* overrides the recipe; 0 = recipe */
+    uint64_t
+        stop_after_steps; /* test hook: EW_ECANCELLED after this many steps in this process, without a checkpoint; 0 = off */
     ew_progress progress;
 } ew_pretrain_opt;
 

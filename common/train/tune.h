@@ -77,10 +77,10 @@ typedef struct ew_tune_report {
     ew_tune_stop stop;
     const char *stop_reason; /* a phrase for people, static */
     uint32_t steps, steps_planned;
-    uint32_t skipped;     /* steps whose loss or gradient was not finite */
-    uint64_t tokens;      /* prompt and answer tokens that went through forward and backward */
-    uint64_t truncated;   /* examples that lost the front of their prompt */
-    double seconds;       /* of training proper, over all resumed parts */
+    uint32_t skipped;   /* steps whose loss or gradient was not finite */
+    uint64_t tokens;    /* prompt and answer tokens that went through forward and backward */
+    uint64_t truncated; /* examples that lost the front of their prompt */
+    double seconds;     /* of training proper, over all resumed parts */
     double tok_per_s;
     float train_loss;     /* last point */
     float val_nll_before; /* NAN without validation items */
@@ -95,12 +95,12 @@ typedef struct ew_tune_report {
 
 /* What the dry run finds. The planner uses exactly this. */
 typedef struct ew_tune_memory_plan {
-    uint64_t weights_bytes;  /* pages of the mapped model that the run touches */
-    uint64_t adapter_bytes;  /* parameters, gradients, two moments, best copy */
-    uint64_t activ_bytes;    /* block inputs, one block's activations, gradients of activations */
-    uint64_t scratch_bytes;  /* dequantised tiles, vocabulary chunks, packed batch */
-    uint64_t process_bytes;  /* program, libraries, tokenizer: measured constant plus what the examples take */
-    uint64_t total_bytes;    /* the sum: compare with VmHWM */
+    uint64_t weights_bytes; /* pages of the mapped model that the run touches */
+    uint64_t adapter_bytes; /* parameters, gradients, two moments, best copy */
+    uint64_t activ_bytes;   /* block inputs, one block's activations, gradients of activations */
+    uint64_t scratch_bytes; /* dequantised tiles, vocabulary chunks, packed batch */
+    uint64_t process_bytes; /* program, libraries, tokenizer: measured constant plus what the examples take */
+    uint64_t total_bytes;   /* the sum: compare with VmHWM */
     uint64_t arena_bytes;
 } ew_tune_memory_plan;
 
