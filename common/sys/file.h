@@ -113,7 +113,11 @@ typedef struct ew_dir_lock ew_dir_lock;
 ew_status ew_dir_lock_take(const char *path, ew_dir_lock **ret_lock, ew_error *reterr) EW_MUST_CHECK;
 void ew_dir_lock_free(ew_dir_lock **l);
 
-/* Test hook: the n-th write of this module from now (1 = the next) fails with ENOSPC, and all later ones until 0. */
+/* Removes what killed writers left behind in a directory: regular files named "*.tmp-PID-COUNTER". Call at start, with the
+ * directory's lock held. */
+ew_status ew_dir_sweep_temp(const char *path, ew_error *reterr) EW_MUST_CHECK;
+
+/* Test hook: the n-th write or sync of this module from now (1 = the next) fails with ENOSPC, and all later ones until 0. */
 void ew_file_fail_at(uint64_t n);
 
 #endif
