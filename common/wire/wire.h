@@ -19,11 +19,11 @@
  * the sender), EW_ELIMIT past 64 KiB. */
 ew_status ew_wire_pack(const ew_msg *msg, ew_buf *out, ew_error *reterr) EW_MUST_CHECK;
 
-/* Reads one Envelope. body_size is the size of the frame's body: slices into it are checked against it.
+/* Reads one Envelope. body is that of the frame: slices into it are checked, its content only as far as scales are finite.
  * Fills *ret (whole; release with ew_msg_release). EW_ECORRUPT: not a valid Envelope; EW_EINVAL: valid, but a limit is broken;
  * EW_ELIMIT: the allocation cap; EW_EUNSUPPORTED: a payload that this build does not know (header fields of *ret are set).
  * *ret holds no memory after a failure. */
-ew_status ew_wire_unpack(ew_span envelope, size_t body_size, ew_msg *ret, ew_error *reterr) EW_MUST_CHECK;
+ew_status ew_wire_unpack(ew_span envelope, ew_span body, ew_msg *ret, ew_error *reterr) EW_MUST_CHECK;
 
 /* The top level of an Envelope without unpacking or allocating: what routing and flow control need. */
 typedef struct ew_wire_header {
