@@ -1,7 +1,7 @@
 /* Pre-training of a small decoder from scratch: vocabulary, weights, schedule and checkpoint from one committed recipe.
  *
- * Documents are packed into windows of n_ctx tokens with their boundaries kept. A step is n_shards windows groups, each a
- * gradient of its own that are added in fixed order, so the result does not depend on the number of threads. The state
+ * Documents (in pieces of at most n_ctx tokens) are packed into shards of fixed capacity with their boundaries kept. Every shard of
+ * a step has a gradient of its own and they are added in fixed order, so the result does not depend on the number of threads. The state
  * (parameters, moments, random numbers, cursor, schedule) goes to one checkpoint file that is replaced atomically; a run that was
  * killed and continued ends with the same bytes as an unbroken one.
  *
@@ -34,17 +34,24 @@ typedef struct ew_pretrain_source {
 } ew_pretrain_source;
 
 typedef struct ew_pretrain_recipe {
-    char *name;
-    uint32_t vocab_size, n_ctx;
+    char *name;                 /* general.name of the GGUF */
+    uint32_t vocab_size, n_ctx; /* pieces; longest sequence, tok */
     uint32_t dim, ffn, layers, heads, kv_heads;
     float rope_theta, norm_eps;
-    float lr, min_lr, warmup, weight_decay, clip, beta1, beta2; /* min_lr: share of lr; warmup: share of tokens */
-    uint32_t shards, shard_windows;                             /* tokens of a step = shards * shard_windows * n_ctx */
-    float answer_weight;                                        /* loss weight of answer tokens in task formats */
-    uint32_t section_per_pass,
-        synopsis_per_pass;  /* percent of the pool's items that appear as a task record in a pass */
-    uint32_t retrieved_max; /* 0 … this many retrieved items of the same user, drawn uniformly */
-    uint64_t tokens;        /* budget; 0 = from max_minutes */
+    float lr;            /* at its highest */
+    float min_lr;        /* share of lr at the end of the cosine */
+    float warmup;        /* share of the tokens */
+    float weight_decay;  /* matrices only */
+    float clip;          /* largest gradient norm */
+    float beta1, beta2;  /* AdamW */
+    uint32_t shards;     /* gradients that are added per step, in fixed order */
+    uint32_t shard_tok;  /* rows of a shard; tokens of a step <= shards * shard_tok */
+    float answer_weight; /* loss weight of answer tokens in task formats */
+    float prompt_weight; /* loss weight of the other tokens there */
+    uint32_t text_percent, section_percent, synopsis_percent; /* documents per pass, in percent of what the pool has */
+    uint32_t zero_shot_percent;                               /* of the task records */
+    uint32_t retrieved_max;                                   /* the others have 1 … this many retrieved items */
+    uint64_t tokens;                                          /* budget; 0 = from max_minutes */
     uint64_t seed;
 } ew_pretrain_recipe;
 
