@@ -78,13 +78,14 @@ typedef enum ew_split_by {
     EW_SPLIT_POSITION /* by order: history is the past, test the latest */
 } ew_split_by;
 
-typedef struct ew_split {
+/* (ew_split is the pre-token pattern of token/vocab.h.) */
+typedef struct ew_user_split {
     size_t n_history, n_val, n_test; /* in this order in the sorted array */
-} ew_split;
+} ew_user_split;
 
 /* Sorts the items of one user and sets their order to their new position; 60 % (rounded) history, 20 % val, the rest test. Below 5 items: all
  * history. */
-ew_split ew_split_user(ew_item *items, size_t n, ew_split_by by);
+ew_user_split ew_split_user(ew_item *items, size_t n, ew_split_by by);
 /* Shannon entropy of the outputs in bits. */
 double ew_items_entropy(const ew_item *items, size_t n);
 
