@@ -20,6 +20,7 @@ target_compile_options(ew_flags INTERFACE
     -Wimplicit-fallthrough -fno-common
     # FMA contraction differs between compilers and standards: say it once for all (kernels override per file).
     -ffp-contract=off)
+target_compile_definitions(ew_flags INTERFACE EW_VERSION="${PROJECT_VERSION}")
 if(EW_WERROR)
     target_compile_options(ew_flags INTERFACE -Werror)
 endif()

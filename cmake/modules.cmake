@@ -23,34 +23,36 @@ ew_module(common/token LAYER 3 DEPS base sys text LIBS PkgConfig::xxhash)
 ew_module(common/wire LAYER 3 DEPS base domain LIBS PkgConfig::protobuf-c)
 ew_module(common/rag LAYER 3 DEPS base LIBS PkgConfig::sqlite)
 # L4
-ew_module(common/model LAYER 4 DEPS base sys text kern tensor format token)
+# crypt: the SHA-256 that binds adapters and plans to a model file.
+ew_module(common/model LAYER 4 DEPS base sys crypt text kern tensor format token)
 ew_module(common/session LAYER 4 DEPS base sys crypt domain net wire)
 ew_module(common/task LAYER 4 DEPS base sys crypt text domain token rag)
 # L5
 ew_module(common/peft LAYER 5 DEPS base sys text crypt kern tensor format model)
 ew_module(common/split LAYER 5 DEPS base kern model)
-ew_module(common/probe LAYER 5 DEPS base sys kern domain model)
 # L6
 ew_module(common/train LAYER 6 DEPS base sys text crypt kern tensor format token model peft task)
 ew_module(common/compress LAYER 6 DEPS base sys kern format model)
 # L7
+# probe: times whole passes of the engine and of the trainer, so it lies above both
+ew_module(common/probe LAYER 7 DEPS base sys kern token domain model peft train)
 ew_module(common/serve LAYER 7 DEPS base sys text http token model peft rag)
-ew_module(common/run LAYER 7 DEPS base sys text crypt domain record kern token rag model task peft probe train)
+ew_module(common/run LAYER 8 DEPS base sys text crypt domain record kern token rag model task peft probe train)
 ew_module(common/jobs LAYER 7 DEPS base sys crypt domain db)
 
-# L8: the only layer that logs above debug, reads configuration or exits.
+# L8 (9 and above here): the only layer that logs above debug, reads configuration or exits.
 # task: the records that a profile holds and their JSON forms
-ew_module(edge/vault LAYER 8 DEPS base sys crypt text domain db rag task)
-ew_module(edge/agentd LAYER 9 DEPS base sys crypt text domain record db net wire session format token rag model kern task peft
+ew_module(edge/vault LAYER 9 DEPS base sys crypt text domain db rag task)
+ew_module(edge/agentd LAYER 10 DEPS base sys crypt text domain record db net wire session format token rag model kern task peft
                                    split probe train compress run jobs vault)
-ew_module(edge/agent_cli LAYER 10 DEPS base sys crypt text domain record db rag wire session token model task peft train run agentd vault)
+ew_module(edge/agent_cli LAYER 11 DEPS base sys crypt text domain record db rag wire session token model task peft train run agentd vault)
 
-ew_module(cloud/signer LAYER 8 DEPS base sys crypt text net)
-ew_module(cloud/registry LAYER 8 DEPS base sys crypt text domain db wire format model compress)
-ew_module(cloud/planner LAYER 8 DEPS base sys text domain record db model peft train)
-ew_module(cloud/offload LAYER 8 DEPS base sys domain kern model split wire)
-ew_module(cloud/experiment LAYER 8 DEPS base sys crypt text domain task)
-ew_module(cloud/coordd LAYER 9 DEPS base sys crypt text domain record db net wire session model jobs
+ew_module(cloud/signer LAYER 9 DEPS base sys crypt text net)
+ew_module(cloud/registry LAYER 9 DEPS base sys crypt text domain db wire format model compress)
+ew_module(cloud/planner LAYER 9 DEPS base sys text domain record db kern model peft train probe)
+ew_module(cloud/offload LAYER 9 DEPS base sys domain kern model split wire)
+ew_module(cloud/experiment LAYER 9 DEPS base sys crypt text domain task)
+ew_module(cloud/coordd LAYER 10 DEPS base sys crypt text domain record db net wire session model jobs
                                     signer registry planner offload experiment LIBS PkgConfig::ssl)
-ew_module(cloud/cli LAYER 9 DEPS base sys crypt text domain record net wire session kern format token rag model task peft probe
+ew_module(cloud/cli LAYER 10 DEPS base sys crypt text domain record net wire session kern format token rag model task peft probe
                                  train compress run planner registry experiment)

@@ -1,4 +1,4 @@
-/* Commands and options of the programs, on glibc's argp (one engine for --help, --usage, errors and abbreviations).
+/* Commands and options of the programs, on getopt_long, with help and error messages of one kind.
  *
  *   static int run_import(int argc, char **argv, void *ctx)
  *   {
