@@ -7,7 +7,7 @@ ew_module(common/base LAYER 0 LIBS Threads::Threads)
 # L1
 ew_module(common/sys LAYER 1 DEPS base LIBS PkgConfig::cyaml PkgConfig::yaml Threads::Threads m
           GNU pool.c file.c dir.c proc.c notify.c cpu.c socket.c signal.c cli.c)
-ew_module(common/crypt LAYER 1 DEPS base LIBS PkgConfig::crypto)
+ew_module(common/crypt LAYER 1 DEPS base LIBS PkgConfig::crypto GNU hash.c)
 ew_module(common/text LAYER 1 DEPS base LIBS PkgConfig::jansson PkgConfig::pcre2 PkgConfig::utf8proc)
 ew_module(common/domain LAYER 1 DEPS base)
 # L2

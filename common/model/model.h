@@ -20,7 +20,8 @@ typedef struct ew_model ew_model;
 typedef enum ew_rope_scaling {
     EW_ROPE_SCALING_NONE,
     EW_ROPE_SCALING_LINEAR, /* positions divided by factor */
-    EW_ROPE_SCALING_LLAMA3  /* Llama 3.1: long wavelengths divided by factor, a smooth band between */
+    EW_ROPE_SCALING_LLAMA3, /* Llama 3.1: long wavelengths divided by factor, a smooth band between */
+    EW_ROPE_SCALING_FACTORS /* divisors stored in the file (GGUF rope_freqs.weight) */
 } ew_rope_scaling;
 
 /* A plain value. Everything is set; counts are > 0 and within base/limits.h, H is a multiple of K, n_rot is even and <= D. */
