@@ -12,7 +12,8 @@
 #define MARK_KINDS 4
 
 /* Okabe and Ito's colours: told apart by colour-blind readers; marks differ too. */
-static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00", "#777777"};
+static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
+                                      "#e69f00", "#56b4e9", "#8a6d00", "#777777"};
 
 typedef struct frame {
     const ew_plot *plot;
@@ -141,8 +142,10 @@ static void add_axes(const frame *f, ew_buf *out)
     char text[32];
     for (double y = f->y0; y <= f->y1 + f->step / 2; y += f->step) {
         double shown = fabs(y) < f->step * 1e-6 ? 0 : y;
-        ew_buf_addf(out, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"currentColor\" stroke-opacity=\"0.15\"/>\n",
-                    PLOT_LEFT, PLOT_W - PLOT_RIGHT, py(f, y), py(f, y));
+        ew_buf_addf(
+            out,
+            "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"currentColor\" stroke-opacity=\"0.15\"/>\n",
+            PLOT_LEFT, PLOT_W - PLOT_RIGHT, py(f, y), py(f, y));
         (void)snprintf(text, sizeof(text), "%.4g", shown);
         add_text(out, PLOT_LEFT - 6, py(f, y) + 4, "end", "", text);
     }
@@ -162,8 +165,8 @@ static void add_axes(const frame *f, ew_buf *out)
             add_x_tick(f, x, text, out);
         }
     }
-    ew_buf_addf(out, "<polyline fill=\"none\" stroke=\"currentColor\" points=\"%.1f,%.1f %.1f,%.1f %.1f,%.1f\"/>\n", PLOT_LEFT,
-                PLOT_TOP, PLOT_LEFT, PLOT_H - PLOT_BOTTOM, PLOT_W - PLOT_RIGHT, PLOT_H - PLOT_BOTTOM);
+    ew_buf_addf(out, "<polyline fill=\"none\" stroke=\"currentColor\" points=\"%.1f,%.1f %.1f,%.1f %.1f,%.1f\"/>\n",
+                PLOT_LEFT, PLOT_TOP, PLOT_LEFT, PLOT_H - PLOT_BOTTOM, PLOT_W - PLOT_RIGHT, PLOT_H - PLOT_BOTTOM);
     add_text(out, (PLOT_LEFT + PLOT_W - PLOT_RIGHT) / 2, PLOT_H - 12, "middle", "", p->x_label);
     ew_buf_addf(out, "<g transform=\"translate(16 %.1f) rotate(-90)\">", (PLOT_TOP + PLOT_H - PLOT_BOTTOM) / 2);
     add_text(out, 0, 0, "middle", "", p->y_label);
@@ -216,7 +219,9 @@ static void add_series(const frame *f, size_t s, ew_buf *out)
         }
         double x = px(f, pt->x) + shift;
         if (isfinite(pt->low) && isfinite(pt->high)) {
-            ew_buf_addf(out, "<path d=\"M%.1f %.1fV%.1fm-3 0h6m-3 0M%.1f %.1fh6\" stroke=\"%s\" stroke-opacity=\"0.7\" fill=\"none\"/>\n",
+            ew_buf_addf(out,
+                        "<path d=\"M%.1f %.1fV%.1fm-3 0h6m-3 0M%.1f %.1fh6\" stroke=\"%s\" stroke-opacity=\"0.7\" "
+                        "fill=\"none\"/>\n",
                         x, py(f, pt->low), py(f, pt->high), x - 3, py(f, pt->low), colour);
         }
         add_mark(s, x, py(f, pt->y), colour, out);
@@ -238,7 +243,8 @@ void ew_plot_svg(const ew_plot *plot, ew_buf *out)
 {
     frame f = {.plot = plot};
     ew_buf_addf(out,
-                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" role=\"img\" "
+                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" "
+                "role=\"img\" "
                 "font-family=\"system-ui,sans-serif\" font-size=\"12\" fill=\"currentColor\">\n<title>",
                 PLOT_W, PLOT_H, PLOT_W, PLOT_H);
     ew_xml_escape(plot->title, out);

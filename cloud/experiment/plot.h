@@ -11,7 +11,7 @@
 typedef struct ew_plot_point {
     double x;
     double y;
-    double low;  /* interval; NAN = none */
+    double low; /* interval; NAN = none */
     double high;
     const char *label; /* shown as a tooltip, NULL = "x, y" */
 } ew_plot_point;
@@ -23,7 +23,11 @@ typedef struct ew_plot_series {
     bool line; /* joined in the order given; false = marks only */
 } ew_plot_series;
 
-typedef enum ew_plot_scale { EW_PLOT_LINEAR, EW_PLOT_LOG2, EW_PLOT_CATEGORY } ew_plot_scale;
+typedef enum ew_plot_scale {
+    EW_PLOT_LINEAR,
+    EW_PLOT_LOG2,
+    EW_PLOT_CATEGORY
+} ew_plot_scale;
 
 typedef struct ew_plot {
     const char *title;

@@ -17,10 +17,11 @@
 double ew__row_measure(const ew_row *row, const char *name)
 {
     json_t *v = json_object_get(row->measures, name);
-    return json_is_number(v) ? json_number_value(v) : NAN;
+    return json_is_number(v) ? json_number_value(v) : (double)NAN;
 }
 
-static ew_status read_text(const json_t *t, const char *where, const char *key, char *dst, size_t size, ew_error *reterr)
+static ew_status read_text(const json_t *t, const char *where, const char *key, char *dst, size_t size,
+                           ew_error *reterr)
 {
     const char *s = NULL;
     EW_TRY(ew_json_get_str(t, where, key, &s, reterr));
@@ -41,7 +42,9 @@ static ew_status read_row(const json_t *t, size_t i, ew_row *row, ew_error *rete
     EW_TRY(read_text(t, where, "variant", row->variant, sizeof(row->variant), reterr));
     EW_TRY(read_text(t, where, "method", row->method, sizeof(row->method), reterr));
     EW_TRY(read_text(t, where, "state", row->state, sizeof(row->state), reterr));
-    EW_TRY(ew_json_get_i64(t, where, "n_history", -1, INT64_MAX, &row->n_history, reterr));
+    EW_TRY(ew_json_get_i64(t, where, "n_history", 0, INT64_MAX, &row->n_history, reterr));
+    /* 0 means all of it, except to a method that uses none. */
+    row->n_history = strcmp(row->method, "none") == 0 ? 0 : row->n_history == 0 ? -1 : row->n_history;
     EW_TRY(ew_json_get_i64(t, where, "seed", 0, INT64_MAX, &seed, reterr));
     row->seed = (uint64_t)seed;
     row->measures = json_object_get(t, "measures");
@@ -105,7 +108,7 @@ static size_t per_user(const ew_row *rows, size_t n, const char *measure, double
         size_t k = 0;
         size_t j = i;
         for (; j < n && strcmp(rows[j].user, rows[i].user) == 0; j++) {
-            double v = rows[j].done ? ew__row_measure(&rows[j], measure) : NAN;
+            double v = rows[j].done ? ew__row_measure(&rows[j], measure) : (double)NAN;
             if (isfinite(v)) {
                 sum += v;
                 k++;
@@ -122,7 +125,7 @@ static size_t per_user(const ew_row *rows, size_t n, const char *measure, double
 static ew_interval summarise(double *values, size_t n)
 {
     ew_interval none = {NAN, NAN, NAN};
-    return n > 0 ? ew_bootstrap_mean(values, n, EW_BOOTSTRAP_DEFAULT, BOOTSTRAP_SEED) : none;
+    return n > 0 ? ew_bootstrap_mean(values, n, 0, 0.95, BOOTSTRAP_SEED) : none;
 }
 
 /* Differences measure - base_measure within a trial: the trial itself scored the untouched model on the same items. */
@@ -134,7 +137,8 @@ static size_t per_user_gain(const ew_row *rows, size_t n, const char *measure, c
         size_t k = 0;
         size_t j = i;
         for (; j < n && strcmp(rows[j].user, rows[i].user) == 0; j++) {
-            double v = rows[j].done ? ew__row_measure(&rows[j], measure) - ew__row_measure(&rows[j], base) : NAN;
+            double v =
+                rows[j].done ? ew__row_measure(&rows[j], measure) - ew__row_measure(&rows[j], base) : (double)NAN;
             if (isfinite(v)) {
                 sum += v;
                 k++;
@@ -150,20 +154,20 @@ static size_t per_user_gain(const ew_row *rows, size_t n, const char *measure, c
 
 static void fill_cell(ew_cell *c, double *tmp)
 {
-    static const char *const baselines[EW_N_BASELINES] = {"baseline_majority", "baseline_nearest", "baseline_first8"};
-    c->n_users = per_user(c->rows, c->n_rows, "score", tmp);
+    static const char *const baselines[EW_N_BASELINES] = {"baseline.majority", "baseline.nearest", "baseline.first8"};
+    c->n_users = per_user(c->rows, c->n_rows, "test.score", tmp);
     c->score = summarise(tmp, c->n_users);
-    c->nll = summarise(tmp, per_user(c->rows, c->n_rows, "answer_nll", tmp));
-    c->score_gain = summarise(tmp, per_user_gain(c->rows, c->n_rows, "score", "base_score", tmp));
-    c->nll_gain = summarise(tmp, per_user_gain(c->rows, c->n_rows, "answer_nll", "base_answer_nll", tmp));
+    c->nll = summarise(tmp, per_user(c->rows, c->n_rows, "test.nll", tmp));
+    c->score_gain = summarise(tmp, per_user_gain(c->rows, c->n_rows, "test.score", "base.test.score", tmp));
+    c->nll_gain = summarise(tmp, per_user_gain(c->rows, c->n_rows, "test.nll", "base.test.nll", tmp));
     for (size_t b = 0; b < EW_N_BASELINES; b++) {
         c->baseline[b] = summarise(tmp, per_user(c->rows, c->n_rows, baselines[b], tmp)).mean;
     }
     c->seconds = summarise(tmp, per_user(c->rows, c->n_rows, "seconds", tmp)).mean;
-    c->predicted_seconds = summarise(tmp, per_user(c->rows, c->n_rows, "predicted_seconds", tmp)).mean;
-    c->ram = summarise(tmp, per_user(c->rows, c->n_rows, "peak_ram_bytes", tmp)).mean;
-    c->predicted_ram = summarise(tmp, per_user(c->rows, c->n_rows, "predicted_ram_bytes", tmp)).mean;
-    c->tok_per_s = summarise(tmp, per_user(c->rows, c->n_rows, "tune_tok_per_s", tmp)).mean;
+    c->predicted_seconds = summarise(tmp, per_user(c->rows, c->n_rows, "seconds.predicted", tmp)).mean;
+    c->ram = summarise(tmp, per_user(c->rows, c->n_rows, "ram.peak_bytes", tmp)).mean;
+    c->predicted_ram = summarise(tmp, per_user(c->rows, c->n_rows, "ram.predicted_bytes", tmp)).mean;
+    c->tok_per_s = summarise(tmp, per_user(c->rows, c->n_rows, "tune.tok_per_s", tmp)).mean;
 }
 
 static ew_status group(ew_report *r, ew_error *reterr)
@@ -190,10 +194,12 @@ static ew_status group(ew_report *r, ew_error *reterr)
     return EW_OK;
 }
 
-ew_status ew_report_new(const char *name, const char *note, const json_t *trials, ew_report **ret_report, ew_error *reterr)
+ew_status ew_report_new(const char *name, const char *note, const json_t *trials, ew_report **ret_report,
+                        ew_error *reterr)
 {
     if (!json_is_array(trials)) {
-        return ew_fail(reterr, EW_ECORRUPT, "the trials of a report should be a JSON array, got %s", ew_json_kind(trials));
+        return ew_fail(reterr, EW_ECORRUPT, "the trials of a report should be a JSON array, got %s",
+                       ew_json_kind(trials));
     }
     EW_AUTO(ew_report) r = ew_calloc(1, sizeof(*r));
     size_t n = json_array_size(trials);
@@ -284,9 +290,19 @@ static void cell_number(ew_table *t, const char *fmt, double v)
 
 ew_status ew__report_scores(const ew_report *r, ew_table **ret_table, ew_error *reterr)
 {
-    static const char *const titles[] = {"task",     "model",   "variant",   "method", "history", "users", "score [95 %]",
-                                         "gain over base [95 %]", "answer NLL [95 %]", "NLL change [95 %]",
-                                         "majority", "nearest", "first 8"};
+    static const char *const titles[] = {"task",
+                                         "model",
+                                         "variant",
+                                         "method",
+                                         "history",
+                                         "users",
+                                         "score [95 %]",
+                                         "gain over base [95 %]",
+                                         "answer NLL [95 %]",
+                                         "NLL change [95 %]",
+                                         "majority",
+                                         "nearest",
+                                         "first 8"};
     EW_AUTO(ew_table) t = NULL;
     if (ew_table_new(&t) != EW_OK) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for a table");
@@ -320,8 +336,8 @@ ew_status ew__report_scores(const ew_report *r, ew_table **ret_table, ew_error *
 
 ew_status ew__report_costs(const ew_report *r, ew_table **ret_table, ew_error *reterr)
 {
-    static const char *const titles[] = {"task", "variant", "method", "history", "seconds", "predicted", "peak RAM MiB", "predicted",
-                                         "error", "learning tok/s"};
+    static const char *const titles[] = {"task",      "variant",      "method",    "history", "seconds",
+                                         "predicted", "peak RAM MiB", "predicted", "error",   "learning tok/s"};
     EW_AUTO(ew_table) t = NULL;
     if (ew_table_new(&t) != EW_OK) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for a table");
@@ -350,9 +366,10 @@ ew_status ew__report_costs(const ew_report *r, ew_table **ret_table, ew_error *r
     return EW_OK;
 }
 
-static const char reading[] =
-    "Scores are means over users with 95 % intervals over resampled users; gains are paired with the untouched model on the same "
-    "items (NLL: lower is better). Baselines: the user's majority label, the BM25-nearest history item's answer, the first eight words.";
+static const char reading[] = "Scores are means over users with 95 % intervals over resampled users; gains are paired "
+                              "with the untouched model on the same "
+                              "items (NLL: lower is better). Baselines: the user's majority label, the BM25-nearest "
+                              "history item's answer, the first eight words.";
 
 /* Sentences for every task where the best cell does not pass the best trivial baseline. */
 void ew__report_findings(const ew_report *r, ew_buf *out)
@@ -377,8 +394,9 @@ void ew__report_findings(const ew_report *r, ew_buf *out)
             }
         }
         if (b_best < EW_N_BASELINES && isfinite(best->score.mean)) {
-            ew_buf_addf(out, "%s: the best cell (%s, %s) scores %.3f; %s scores %.3f, so the model %s it.\n", best->rows->task,
-                        best->rows->variant, best->rows->method, best->score.mean, names[b_best], baseline,
+            ew_buf_addf(out, "%s: the best cell (%s, %s) scores %.3f; %s scores %.3f, so the model %s it.\n",
+                        best->rows->task, best->rows->variant, best->rows->method, best->score.mean, names[b_best],
+                        baseline,
                         best->score.low > baseline    ? "passes"
                         : best->score.mean > baseline ? "is above, but its interval includes,"
                                                       : "LOSES to");
@@ -387,7 +405,8 @@ void ew__report_findings(const ew_report *r, ew_buf *out)
     }
 }
 
-static ew_status tables(const ew_report *r, void (*print)(const ew_table *t, ew_buf *out), ew_buf *out, ew_error *reterr)
+static ew_status tables(const ew_report *r, void (*print)(const ew_table *t, ew_buf *out), ew_buf *out,
+                        ew_error *reterr)
 {
     EW_AUTO(ew_table) scores = NULL;
     EW_AUTO(ew_table) costs = NULL;
@@ -432,7 +451,8 @@ static json_t *measure_names(const ew_report *r)
 
 ew_status ew_report_csv(const ew_report *r, ew_buf *out, ew_error *reterr)
 {
-    static const char *const fields[] = {"trial", "device", "task", "user", "model", "variant", "method", "n_history", "seed", "state"};
+    static const char *const fields[] = {"trial",   "device", "task",      "user", "model",
+                                         "variant", "method", "n_history", "seed", "state"};
     EW_AUTO(ew_table) t = NULL;
     EW_AUTO_JSON names = measure_names(r);
     const char *key;
@@ -449,7 +469,8 @@ ew_status ew_report_csv(const ew_report *r, ew_buf *out, ew_error *reterr)
     }
     for (size_t i = 0; i < r->n_rows; i++) {
         const ew_row *row = &r->rows[i];
-        const char *const texts[] = {row->trial, row->device, row->task, row->user, row->model, row->variant, row->method};
+        const char *const texts[] = {row->trial, row->device,  row->task,  row->user,
+                                     row->model, row->variant, row->method};
         ew_table_row(t);
         for (size_t k = 0; k < EW_COUNT(texts); k++) {
             ew_table_cell(t, texts[k]);

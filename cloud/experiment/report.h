@@ -2,9 +2,8 @@
  *
  * Input is the JSON array that the operator's verb `experiment.results` returns, one object per trial:
  *   {"trial": "…", "device": "…", "task": "…", "user": "…", "model": "…", "variant": "q8_0", "method": "lora",
- *    "n_history": 32 (0 none, -1 all), "seed": 1, "state": "done", "detail": "", "measures": {"score": 0.71, …}}
- * Measures that the tables use: score (the task's main metric, higher is better), answer_nll, base_score and base_answer_nll (the same items
- * without personalisation), baseline_majority, baseline_nearest, baseline_first8, seconds, predicted_seconds, peak_ram_bytes, predicted_ram_bytes.
+ *    "n_history": 32 (0 = all), "seed": 1, "state": "done", "detail": "", "measures": {"test.score": 0.71, …}}
+ * with the measures of run/run.h, one number each (repeats are averaged).
  *
  * Means are over users (the seeds of a user are averaged first) with percentile-bootstrap 95 % intervals over resampled users;
  * differences against method `none` are paired by (device, user, seed). The bootstrap is seeded: the same trials give the same bytes.

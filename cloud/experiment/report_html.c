@@ -12,12 +12,15 @@
 static const char head[] =
     "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<style>\n"
-    ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem}\n"
+    ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 "
+    "1rem}\n"
     "h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;font-size:13px;"
     "font-variant-numeric:tabular-nums}\n"
-    "th,td{padding:.25rem .6rem;border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent);text-align:right;"
+    "th,td{padding:.25rem .6rem;border-bottom:1px solid color-mix(in srgb,currentColor "
+    "18%,transparent);text-align:right;"
     "white-space:nowrap}\n"
-    "th:nth-child(-n+4),td:nth-child(-n+4){text-align:left}.scroll{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;gap:1rem}\n"
+    "th:nth-child(-n+4),td:nth-child(-n+4){text-align:left}.scroll{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;"
+    "gap:1rem}\n"
     ".plots svg{max-width:100%;height:auto;flex:1 1 480px}.note{opacity:.75}li{margin:.2rem 0}\n</style>\n<title>";
 
 /* CSV of a table split into cells; our own cells hold no line breaks, quotes are undone. */
@@ -116,8 +119,8 @@ static void fill_by_history(canvas *cv, const ew_cell *cells, size_t n, bool nll
         ew_plot_series *s = &cv->series[cv->n_series];
         (void)snprintf(cv->names[cv->n_series], sizeof(cv->names[0]), "%.30s %s", first->method, first->variant);
         *s = (ew_plot_series){.name = cv->names[cv->n_series], .points = cv->points + cv->n_points, .line = true};
-        for (; i < n && strcmp(cells[i].rows->method, first->method) == 0 && strcmp(cells[i].rows->variant, first->variant) == 0 &&
-               strcmp(cells[i].rows->model, first->model) == 0;
+        for (; i < n && strcmp(cells[i].rows->method, first->method) == 0 &&
+               strcmp(cells[i].rows->variant, first->variant) == 0 && strcmp(cells[i].rows->model, first->model) == 0;
              i++) {
             ew_interval v = nll ? cells[i].nll : cells[i].score;
             if (cells[i].rows->n_history == 0) {
@@ -144,8 +147,8 @@ static void fill_by_ram(canvas *cv, const ew_cell *cells, size_t n)
         ew_plot_series *s = &cv->series[cv->n_series];
         (void)snprintf(cv->names[cv->n_series], sizeof(cv->names[0]), "%.30s %s", first->method, first->variant);
         *s = (ew_plot_series){.name = cv->names[cv->n_series], .points = cv->points + cv->n_points, .line = false};
-        for (; i < n && strcmp(cells[i].rows->method, first->method) == 0 && strcmp(cells[i].rows->variant, first->variant) == 0 &&
-               strcmp(cells[i].rows->model, first->model) == 0;
+        for (; i < n && strcmp(cells[i].rows->method, first->method) == 0 &&
+               strcmp(cells[i].rows->variant, first->variant) == 0 && strcmp(cells[i].rows->model, first->model) == 0;
              i++) {
             cv->points[cv->n_points++] = point_of(cells[i].ram / (double)EW_MIB, cells[i].score);
         }
@@ -163,15 +166,16 @@ static void add_plots(canvas *cv, const char *task, const ew_cell *cells, size_t
     for (int nll = 0; nll < 2; nll++) {
         fill_by_history(cv, cells, n, nll != 0);
         (void)snprintf(title, sizeof(title), "%s: %s against data amount", task, nll ? "answer NLL" : "score");
-        ew_plot_svg(&(ew_plot){.title = title,
-                               .x_label = "items of the user's history",
-                               .y_label = nll ? "answer NLL, nats per token (lower is better)" : "score (higher is better)",
-                               .x_scale = EW_PLOT_CATEGORY,
-                               .categories = cv->categories,
-                               .n_categories = cv->n_categories,
-                               .series = cv->series,
-                               .n_series = cv->n_series},
-                    out);
+        ew_plot_svg(
+            &(ew_plot){.title = title,
+                       .x_label = "items of the user's history",
+                       .y_label = nll ? "answer NLL, nats per token (lower is better)" : "score (higher is better)",
+                       .x_scale = EW_PLOT_CATEGORY,
+                       .categories = cv->categories,
+                       .n_categories = cv->n_categories,
+                       .series = cv->series,
+                       .n_series = cv->n_series},
+            out);
     }
     fill_by_ram(cv, cells, n);
     (void)snprintf(title, sizeof(title), "%s: score against peak RAM", task);
@@ -214,7 +218,8 @@ static ew_status add_tasks(const ew_report *r, ew_buf *out, ew_error *reterr)
 static ew_status add_all_trials(const ew_report *r, ew_buf *out, ew_error *reterr)
 {
     EW_AUTO(ew_table) t = NULL;
-    static const char *const titles[] = {"device", "task", "variant", "method", "user", "history", "seed", "state", "score", "NLL", "detail"};
+    static const char *const titles[] = {"device", "task",  "variant", "method", "user",  "history",
+                                         "seed",   "state", "score",   "NLL",    "detail"};
     if (ew_table_new(&t) != EW_OK) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for a table");
     }
@@ -233,8 +238,8 @@ static ew_status add_all_trials(const ew_report *r, ew_buf *out, ew_error *reter
         ew_table_cell(t, ew__history_text(row->n_history, history));
         ew_table_cellf(t, "%llu", (unsigned long long)row->seed);
         ew_table_cell(t, row->state);
-        ew_table_cellf(t, "%.3f", ew__row_measure(row, "score"));
-        ew_table_cellf(t, "%.3f", ew__row_measure(row, "answer_nll"));
+        ew_table_cellf(t, "%.3f", ew__row_measure(row, "test.score"));
+        ew_table_cellf(t, "%.3f", ew__row_measure(row, "test.nll"));
         ew_table_cell(t, row->detail != NULL ? row->detail : "");
     }
     EW_TRY(ew_table_check(t, reterr));
@@ -276,7 +281,8 @@ ew_status ew_report_html(const ew_report *r, ew_buf *out, ew_error *reterr)
     EW_TRY(add_tasks(r, out, reterr));
     ew_buf_adds(out, "<h2>Scores</h2>\n");
     html_table(scores, out);
-    ew_buf_adds(out, "<p class=\"note\">Means over users with 95 % intervals over resampled users; gains and changes are paired with the "
+    ew_buf_adds(out, "<p class=\"note\">Means over users with 95 % intervals over resampled users; gains and changes "
+                     "are paired with the "
                      "untouched model on the same items. NLL: nats per answer token, lower is better.</p>\n");
     add_findings(r, out);
     ew_buf_adds(out, "<h2>Costs, predicted and measured</h2>\n");

@@ -17,11 +17,11 @@ typedef struct ew_row {
     char variant[17];
     char method[17];
     char state[17];
-    int64_t n_history; /* items; 0 none, -1 all */
+    int64_t n_history; /* items; 0 = the method uses none, -1 = all */
     uint64_t seed;
     bool done;
-    const json_t *measures; /* borrowed from the report's trials */
-    const char *detail;     /* borrowed, or NULL */
+    json_t *measures;   /* borrowed from the report's trials */
+    const char *detail; /* borrowed, or NULL */
 } ew_row;
 
 /* All trials of one (task, model, variant, method, history). */

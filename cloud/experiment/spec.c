@@ -17,7 +17,8 @@ static const cyaml_schema_value_t seed_value = {
 };
 
 static const cyaml_schema_field_t data_fields[] = {
-    CYAML_FIELD_STRING_PTR("benchmark", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment_data, benchmark, 1, WORD_MAX),
+    CYAML_FIELD_STRING_PTR("benchmark", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment_data, benchmark, 1,
+                           WORD_MAX),
     CYAML_FIELD_STRING_PTR("group", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment_data, group, 1, WORD_MAX),
     CYAML_FIELD_UINT("users", CYAML_FLAG_OPTIONAL, ew_experiment_data, users),
     CYAML_FIELD_STRING_PTR("file", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment_data, file, 1, 4096),
@@ -36,8 +37,7 @@ static const cyaml_schema_field_t budget_fields[] = {
     CYAML_FIELD_STRING_PTR("ram", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment_budget, ram, 1, WORD_MAX),
     CYAML_FIELD_END,
 };
-#define WORDS(key, member)                                                                                             \
-    CYAML_FIELD_SEQUENCE(key, CYAML_FLAG_POINTER, ew_experiment, member, &word, 1, LIST_MAX)
+#define WORDS(key, member) CYAML_FIELD_SEQUENCE(key, CYAML_FLAG_POINTER, ew_experiment, member, &word, 1, LIST_MAX)
 #define OPTIONAL_WORDS(key, member)                                                                                    \
     CYAML_FIELD_SEQUENCE(key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment, member, &word, 1, LIST_MAX)
 static const cyaml_schema_field_t experiment_fields[] = {
@@ -49,7 +49,8 @@ static const cyaml_schema_field_t experiment_fields[] = {
     WORDS("methods", methods),
     OPTIONAL_WORDS("history", history),
     OPTIONAL_WORDS("devices", devices),
-    CYAML_FIELD_SEQUENCE("seeds", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment, seeds, &seed_value, 1, LIST_MAX),
+    CYAML_FIELD_SEQUENCE("seeds", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment, seeds, &seed_value, 1,
+                         LIST_MAX),
     CYAML_FIELD_MAPPING("settings", CYAML_FLAG_OPTIONAL, ew_experiment, settings, settings_fields),
     CYAML_FIELD_MAPPING("budget", CYAML_FLAG_OPTIONAL, ew_experiment, budget, budget_fields),
     CYAML_FIELD_END,
@@ -111,7 +112,8 @@ static ew_status check(const ew_experiment *e, const char *path, ew_error *reter
     int64_t items;
     uint64_t bytes;
     if (!is_name(e->name)) {
-        return ew_fail(reterr, EW_EINVAL, "%s: name '%s' may hold lower-case letters, digits and '-' only", path, e->name);
+        return ew_fail(reterr, EW_EINVAL, "%s: name '%s' may hold lower-case letters, digits and '-' only", path,
+                       e->name);
     }
     EW_TRY(check_data(&e->data, path, reterr));
     for (unsigned i = 0; i < e->methods_count; i++) {
@@ -120,16 +122,19 @@ static ew_status check(const ew_experiment *e, const char *path, ew_error *reter
             known = known || strcmp(e->methods[i], known_methods[k]) == 0;
         }
         if (!known) {
-            return ew_fail(reterr, EW_EINVAL, "%s: unknown method '%s'; known: none, lora, rag, lora+rag", path, e->methods[i]);
+            return ew_fail(reterr, EW_EINVAL, "%s: unknown method '%s'; known: none, lora, rag, lora+rag", path,
+                           e->methods[i]);
         }
     }
     for (unsigned i = 0; i < e->history_count; i++) {
         if (!ew_history_parse(e->history[i], &items)) {
-            return ew_fail(reterr, EW_EINVAL, "%s: history '%s' is neither a number above 0 nor 'all'", path, e->history[i]);
+            return ew_fail(reterr, EW_EINVAL, "%s: history '%s' is neither a number above 0 nor 'all'", path,
+                           e->history[i]);
         }
     }
     if (e->budget.ram != NULL && !ew_str_to_bytes(e->budget.ram, &bytes)) {
-        return ew_fail(reterr, EW_EINVAL, "%s: budget.ram '%s' is not a size such as 200M or 1.5G", path, e->budget.ram);
+        return ew_fail(reterr, EW_EINVAL, "%s: budget.ram '%s' is not a size such as 200M or 1.5G", path,
+                       e->budget.ram);
     }
     EW_TRY(check_no_twice(e->tasks, e->tasks_count, path, "tasks", reterr));
     EW_TRY(check_no_twice(e->models, e->models_count, path, "models", reterr));
@@ -180,7 +185,7 @@ static void grid_add_amounts(const ew_experiment *e, ew_grid_point point, grid *
 {
     static char *all[] = {"all"};
     bool none = strcmp(point.method, "none") == 0;
-    char *const *history = e->history_count > 0 ? e->history : all;
+    char **history = e->history_count > 0 ? e->history : all;
     unsigned n_history = none ? 1 : EW_MAX(e->history_count, 1u);
     for (unsigned h = 0; h < n_history; h++) {
         point.n_history = 0;
@@ -222,12 +227,13 @@ ew_status ew_experiment_grid(const ew_experiment *e, const char *const *devices,
 {
     grid g = {0};
     if (n_devices == 0 || n_users == 0) {
-        return ew_fail(reterr, EW_EINVAL, "experiment '%s' has no %s to run on", e->name, n_devices == 0 ? "device" : "user");
+        return ew_fail(reterr, EW_EINVAL, "experiment '%s' has no %s to run on", e->name,
+                       n_devices == 0 ? "device" : "user");
     }
     grid_walk(e, devices, n_devices, users, n_users, &g);
     if (g.n > EW_EXPERIMENT_TRIALS_MAX) {
-        return ew_fail(reterr, EW_ELIMIT, "experiment '%s' means more than %u trials; shorten one of its lists", e->name,
-                       EW_EXPERIMENT_TRIALS_MAX);
+        return ew_fail(reterr, EW_ELIMIT, "experiment '%s' means more than %u trials; shorten one of its lists",
+                       e->name, EW_EXPERIMENT_TRIALS_MAX);
     }
     g.points = ew_calloc(g.n, sizeof(*g.points));
     if (g.points == NULL) {

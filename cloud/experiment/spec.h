@@ -31,7 +31,7 @@ typedef struct ew_experiment_data {
 } ew_experiment_data;
 
 typedef struct ew_experiment_settings {
-    uint32_t rank;   /* 0 = the method's default, for every field here */
+    uint32_t rank; /* 0 = the method's default, for every field here */
     double alpha;
     double lr;
     uint32_t epochs;

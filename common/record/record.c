@@ -112,8 +112,9 @@ static ew_status read_settings(const json_t *obj, ew_settings *ret, ew_error *re
 
 static json_t *budget_json(const ew_budget *b)
 {
-    return json_pack("{s:I,s:I,s:o,s:o,s:b}", "ram_bytes", (json_int_t)b->ram_bytes, "disk_bytes", (json_int_t)b->disk_bytes,
-                     "seconds", real(b->seconds), "joules", real(b->joules), "mains_only", b->mains_only);
+    return json_pack("{s:I,s:I,s:o,s:o,s:b}", "ram_bytes", (json_int_t)b->ram_bytes, "disk_bytes",
+                     (json_int_t)b->disk_bytes, "seconds", real(b->seconds), "joules", real(b->joules), "mains_only",
+                     b->mains_only);
 }
 
 static ew_status read_budget(const json_t *obj, ew_budget *ret, ew_error *reterr)
@@ -134,10 +135,10 @@ static ew_status read_budget(const json_t *obj, ew_budget *ret, ew_error *reterr
 ew_status ew_record_from_spec(const ew_trial_spec *s, json_t **ret_json, ew_error *reterr)
 {
     json_t *j = json_pack("{s:o,s:o,s:s,s:s,s:o,s:s,s:s,s:I,s:I,s:o,s:o,s:b,s:I,s:I,s:I,s:I}", "trial",
-                          hex_json(s->id, EW_UID_BYTES), "experiment", hex_json(s->experiment_id, EW_UID_BYTES), "task", s->task,
-                          "source", s->source, "model", hex_json(s->model_sha256, EW_SHA256_BYTES), "variant", s->variant,
-                          "method", ew_method_name(s->method), "n_history", (json_int_t)s->n_history, "seed",
-                          (json_int_t)(s->seed & INT64_MAX), "settings", settings_json(&s->settings), "budget",
+                          hex_json(s->id, EW_UID_BYTES), "experiment", hex_json(s->experiment_id, EW_UID_BYTES), "task",
+                          s->task, "source", s->source, "model", hex_json(s->model_sha256, EW_SHA256_BYTES), "variant",
+                          s->variant, "method", ew_method_name(s->method), "n_history", (json_int_t)s->n_history,
+                          "seed", (json_int_t)(s->seed & INT64_MAX), "settings", settings_json(&s->settings), "budget",
                           budget_json(&s->budget), "force", s->force, "repeats", (json_int_t)s->repeats, "warmup",
                           (json_int_t)s->warmup, "lease_ms", (json_int_t)s->lease_ms, "fence", (json_int_t)s->fence);
     return made(j, ret_json, reterr);
@@ -207,7 +208,8 @@ static ew_status read_measures(const json_t *obj, ew_trial_result *r, ew_error *
         json_array_foreach(values, i, v)
         {
             if (!json_is_number(v) || !ew_trial_result_add(r, name, unit, json_number_value(v))) {
-                return ew_fail(reterr, EW_ECORRUPT, "measure '%s' has a value that is no number, or there are too many", name);
+                return ew_fail(reterr, EW_ECORRUPT, "measure '%s' has a value that is no number, or there are too many",
+                               name);
             }
         }
     }
@@ -216,8 +218,8 @@ static ew_status read_measures(const json_t *obj, ew_trial_result *r, ew_error *
 
 ew_status ew_record_from_result(const ew_trial_result *r, json_t **ret_json, ew_error *reterr)
 {
-    json_t *j = json_pack("{s:o,s:I,s:s,s:s,s:o,s:o}", "trial", hex_json(r->id, EW_UID_BYTES), "fence", (json_int_t)r->fence,
-                          "code", ew_status_name(r->code), "detail", r->detail, "measures",
+    json_t *j = json_pack("{s:o,s:I,s:s,s:s,s:o,s:o}", "trial", hex_json(r->id, EW_UID_BYTES), "fence",
+                          (json_int_t)r->fence, "code", ew_status_name(r->code), "detail", r->detail, "measures",
                           measures_json(r->measures, r->n_measures), "env", hex_json(r->env_hash, EW_SHA256_BYTES));
     if (j != NULL && r->has_spec) {
         json_t *spec = NULL;
@@ -272,7 +274,8 @@ static ew_status read_words(const json_t *obj, const char *key, char *words, siz
     json_array_foreach(all, i, v)
     {
         if (i >= max || !json_is_string(v) || !ew_str_copy(words + i * size, size, json_string_value(v))) {
-            return ew_fail(reterr, EW_ECORRUPT, "'%s' should be at most %u words of at most %zu bytes", key, max, size - 1);
+            return ew_fail(reterr, EW_ECORRUPT, "'%s' should be at most %u words of at most %zu bytes", key, max,
+                           size - 1);
         }
         *ret_n = (uint32_t)i + 1;
     }
@@ -288,10 +291,11 @@ ew_status ew_record_from_caps(const ew_device_caps *c, json_t **ret_json, ew_err
                                                      real(r->value), "spread", real(r->spread), "measured_unix_ms",
                                                      (json_int_t)r->measured_unix_ms));
     }
-    json_t *j = json_pack("{s:s,s:s,s:I,s:I,s:I,s:o,s:o,s:o,s:o}", "arch", c->arch, "class", c->device_class, "cores",
-                          (json_int_t)c->cores, "ram_bytes", (json_int_t)c->ram_bytes, "disk_bytes", (json_int_t)c->disk_bytes,
-                          "isa", WORDS_JSON(c->isa, c->n_isa), "dtypes", WORDS_JSON(c->dtypes, c->n_dtypes), "features",
-                          WORDS_JSON(c->features, c->n_features), "rates", rates);
+    json_t *j =
+        json_pack("{s:s,s:s,s:I,s:I,s:I,s:o,s:o,s:o,s:o}", "arch", c->arch, "class", c->device_class, "cores",
+                  (json_int_t)c->cores, "ram_bytes", (json_int_t)c->ram_bytes, "disk_bytes", (json_int_t)c->disk_bytes,
+                  "isa", WORDS_JSON(c->isa, c->n_isa), "dtypes", WORDS_JSON(c->dtypes, c->n_dtypes), "features",
+                  WORDS_JSON(c->features, c->n_features), "rates", rates);
     return made(j, ret_json, reterr);
 }
 
@@ -326,17 +330,19 @@ ew_status ew_record_to_caps(const json_t *j, ew_device_caps *ret, ew_error *rete
     EW_TRY(read_u64(j, "disk_bytes", INT64_MAX, &ret->disk_bytes, reterr));
     EW_TRY(read_words(j, "isa", ret->isa[0], sizeof(ret->isa[0]), EW_CAPS_ISA_MAX, &ret->n_isa, reterr));
     EW_TRY(read_words(j, "dtypes", ret->dtypes[0], sizeof(ret->dtypes[0]), EW_CAPS_DTYPES_MAX, &ret->n_dtypes, reterr));
-    EW_TRY(read_words(j, "features", ret->features[0], sizeof(ret->features[0]), EW_CAPS_FEATURES_MAX, &ret->n_features, reterr));
+    EW_TRY(read_words(j, "features", ret->features[0], sizeof(ret->features[0]), EW_CAPS_FEATURES_MAX, &ret->n_features,
+                      reterr));
     return read_rates(j, ret, reterr);
 }
 
 ew_status ew_record_from_state(const ew_device_state *s, json_t **ret_json, ew_error *reterr)
 {
-    json_t *j = json_pack("{s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:b,s:b,s:I}", "ram_available_bytes", (json_int_t)s->ram_available_bytes,
-                          "disk_free_bytes", (json_int_t)s->disk_free_bytes, "memory_limit_bytes",
-                          (json_int_t)s->memory_limit_bytes, "battery", real(s->battery), "temperature_c", real(s->temperature_c),
-                          "link_rtt_ms", real(s->link_rtt_ms), "link_mbps", real(s->link_mbps), "on_mains", s->on_mains,
-                          "metered", s->metered, "consents", (json_int_t)s->consents);
+    json_t *j =
+        json_pack("{s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:b,s:b,s:I}", "ram_available_bytes",
+                  (json_int_t)s->ram_available_bytes, "disk_free_bytes", (json_int_t)s->disk_free_bytes,
+                  "memory_limit_bytes", (json_int_t)s->memory_limit_bytes, "battery", real(s->battery), "temperature_c",
+                  real(s->temperature_c), "link_rtt_ms", real(s->link_rtt_ms), "link_mbps", real(s->link_mbps),
+                  "on_mains", s->on_mains, "metered", s->metered, "consents", (json_int_t)s->consents);
     return made(j, ret_json, reterr);
 }
 
@@ -363,20 +369,21 @@ static json_t *choice_json(const ew_choice *c)
     json_t *placements = json_array();
     for (uint32_t i = 0; i < c->n_estimates; i++) {
         const ew_estimate *e = &c->estimates[i];
-        (void)json_object_set_new(estimates, e->name, json_pack("{s:s,s:o,s:o,s:o}", "unit", e->unit, "mean", real(e->mean),
-                                                                "low", real(e->low), "high", real(e->high)));
+        (void)json_object_set_new(estimates, e->name,
+                                  json_pack("{s:s,s:o,s:o,s:o}", "unit", e->unit, "mean", real(e->mean), "low",
+                                            real(e->low), "high", real(e->high)));
     }
     for (uint32_t i = 0; i < c->n_placements; i++) {
         const ew_placement *p = &c->placements[i];
-        (void)json_array_append_new(placements, json_pack("{s:I,s:I,s:s,s:s,s:s}", "first_layer", (json_int_t)p->first_layer,
-                                                          "last_layer", (json_int_t)p->last_layer, "where",
-                                                          p->where == EW_WHERE_CLOUD ? "cloud" : "edge", "weight_dtype",
-                                                          p->weight_dtype, "act_dtype", p->act_dtype));
+        (void)json_array_append_new(
+            placements, json_pack("{s:I,s:I,s:s,s:s,s:s}", "first_layer", (json_int_t)p->first_layer, "last_layer",
+                                  (json_int_t)p->last_layer, "where", p->where == EW_WHERE_CLOUD ? "cloud" : "edge",
+                                  "weight_dtype", p->weight_dtype, "act_dtype", p->act_dtype));
     }
-    return json_pack("{s:o,s:s,s:s,s:s,s:b,s:o,s:o,s:o,s:o}", "model", hex_json(c->model_sha256, EW_SHA256_BYTES), "model_name",
-                     c->model_name, "variant", c->variant, "method", ew_method_name(c->method), "feasible", c->feasible,
-                     "settings", settings_json(&c->settings), "estimates", estimates, "reasons", reasons_json(c), "placements",
-                     placements);
+    return json_pack("{s:o,s:s,s:s,s:s,s:b,s:o,s:o,s:o,s:o}", "model", hex_json(c->model_sha256, EW_SHA256_BYTES),
+                     "model_name", c->model_name, "variant", c->variant, "method", ew_method_name(c->method),
+                     "feasible", c->feasible, "settings", settings_json(&c->settings), "estimates", estimates,
+                     "reasons", reasons_json(c), "placements", placements);
 }
 
 ew_status ew_record_from_plan(const ew_plan *p, json_t **ret_json, ew_error *reterr)
@@ -385,10 +392,11 @@ ew_status ew_record_from_plan(const ew_plan *p, json_t **ret_json, ew_error *ret
     for (uint32_t i = 0; i < p->n_runners_up; i++) {
         (void)json_array_append_new(runners, choice_json(&p->runners_up[i]));
     }
-    json_t *j = json_pack("{s:o,s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:I}", "plan", hex_json(p->id, EW_UID_BYTES), "task", p->task, "device",
-                          p->device_id, "chosen", choice_json(&p->chosen), "runners_up", runners, "budget",
-                          budget_json(&p->budget), "made_unix_ms", (json_int_t)p->made_unix_ms, "valid_until_unix_ms",
-                          (json_int_t)p->valid_until_unix_ms, "evidence_version", (json_int_t)p->evidence_version);
+    json_t *j =
+        json_pack("{s:o,s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:I}", "plan", hex_json(p->id, EW_UID_BYTES), "task", p->task,
+                  "device", p->device_id, "chosen", choice_json(&p->chosen), "runners_up", runners, "budget",
+                  budget_json(&p->budget), "made_unix_ms", (json_int_t)p->made_unix_ms, "valid_until_unix_ms",
+                  (json_int_t)p->valid_until_unix_ms, "evidence_version", (json_int_t)p->evidence_version);
     return made(j, ret_json, reterr);
 }
 

@@ -1,0 +1,117 @@
+#include "run/prompter.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+#define SEQ_MAX_DEFAULT 512
+#define PROMPT_MIN_TOK 32
+
+struct ew_prompter {
+    ew_prompter_opt opt;
+    const ew_item *sources;
+    size_t n_sources;
+    ew_rag *rag;            /* NULL without retrieval; keys are indices into sources */
+    ew_rag_hit *hits;       /* [rag_k] */
+    const ew_item **picked; /* [rag_k] */
+    ew_tokens count;        /* scratch of the token counter */
+};
+
+/* Tokens of a text, for the budget; an estimate of 1 per 3 bytes when it cannot be encoded. */
+static size_t count_tokens(const char *text, size_t size, void *ctx)
+{
+    ew_prompter *p = ctx;
+    p->count.n = 0;
+    if (ew_tokenizer_encode(p->opt.tokenizer, text, size, 0, &p->count, NULL) != EW_OK) {
+        return size / 3 + 1;
+    }
+    return p->count.n;
+}
+
+static ew_status build_index(ew_prompter *p, ew_error *reterr)
+{
+    EW_AUTO_BUF text = {0};
+    EW_TRY(ew_rag_new(&p->rag, reterr));
+    for (size_t i = 0; i < p->n_sources; i++) {
+        ew_buf_clear(&text);
+        ew_task_corpus(p->opt.task, &p->sources[i], &text);
+        EW_TRY(ew_buf_check(&text, reterr));
+        EW_TRY(ew_rag_add(p->rag, i, ew_buf_str(&text), text.size, p->sources[i].order, reterr));
+    }
+    return EW_OK;
+}
+
+ew_status ew_prompter_new(const ew_prompter_opt *opt, const ew_item *sources, size_t n_sources,
+                          ew_prompter **ret_prompter, ew_error *reterr)
+{
+    EW_AUTO(ew_prompter) p = ew_calloc(1, sizeof(*p));
+    if (p == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for prompts");
+    }
+    p->opt = *opt;
+    p->opt.seq_max_tok = opt->seq_max_tok != 0 ? opt->seq_max_tok : SEQ_MAX_DEFAULT;
+    if (p->opt.seq_max_tok < opt->task->max_answer_tok + PROMPT_MIN_TOK) {
+        return ew_fail(reterr, EW_EINVAL, "sequences of %u tokens leave no room for a prompt before an answer of %zu",
+                       p->opt.seq_max_tok, opt->task->max_answer_tok);
+    }
+    if (opt->rag_k > 0) {
+        p->sources = sources;
+        p->n_sources = n_sources;
+        p->hits = ew_calloc(opt->rag_k, sizeof(*p->hits));
+        p->picked = ew_calloc(opt->rag_k, sizeof(*p->picked));
+        if (p->hits == NULL || p->picked == NULL) {
+            return ew_fail(reterr, EW_ENOMEM, "out of memory for prompts");
+        }
+        EW_TRY(build_index(p, reterr));
+    }
+    *ret_prompter = p;
+    p = NULL;
+    return EW_OK;
+}
+
+void ew_prompter_free(ew_prompter **p)
+{
+    if (p != NULL && *p != NULL) {
+        ew_rag_free(&(*p)->rag);
+        ew_free((*p)->hits);
+        ew_free((*p)->picked);
+        ew_tokens_release(&(*p)->count);
+        ew_free(*p);
+        *p = NULL;
+    }
+}
+
+ew_status ew_prompter_prompt(ew_prompter *p, const char *input, uint64_t before, ew_tokens *out, ew_error *reterr)
+{
+    EW_AUTO_BUF text = {0};
+    size_t n = 0;
+    if (p->rag != NULL) {
+        const ew_rag_query query = {.text = input,
+                                    .size = strlen(input),
+                                    .k = p->opt.rag_k,
+                                    .before_order = before,
+                                    .recency = p->opt.rag_recency};
+        EW_TRY(ew_rag_search(p->rag, &query, p->hits, &n, reterr));
+        for (size_t i = 0; i < n; i++) {
+            p->picked[i] = &p->sources[p->hits[i].key];
+        }
+    }
+    const ew_task_budget budget = {
+        .max_tok = p->opt.seq_max_tok - p->opt.task->max_answer_tok - 2, .count = count_tokens, .ctx = p};
+    EW_TRY(ew_task_prompt(p->opt.task, input, p->picked, n, &budget, &text, NULL, reterr));
+    EW_TRY(ew_buf_check(&text, reterr));
+    return ew_tokenizer_encode(p->opt.tokenizer, ew_buf_str(&text), text.size, EW_ENCODE_BOS, out, reterr);
+}
+
+ew_status ew_prompter_answer(const ew_prompter *p, const char *output, ew_tokens *out, ew_error *reterr)
+{
+    EW_AUTO_BUF text = {0};
+    size_t start = out->n;
+    ew_task_answer(output, &text);
+    EW_TRY(ew_buf_check(&text, reterr));
+    EW_TRY(ew_tokenizer_encode(p->opt.tokenizer, ew_buf_str(&text), text.size, 0, out, reterr));
+    /* A long answer is judged on its beginning, like a generated one. */
+    out->n = EW_MIN(out->n, start + p->opt.task->max_answer_tok);
+    int32_t eos = ew_tokenizer_eos(p->opt.tokenizer);
+    return eos >= 0 ? ew_tokens_add(out, eos) : EW_OK;
+}

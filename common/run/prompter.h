@@ -1,0 +1,33 @@
+/* From items to token sequences: the one place where tuning, evaluation and serving turn a person's items into prompts.
+ *
+ * Owns the retrieval index over the items that may be retrieved. Locking: one owning thread. */
+#ifndef EW_RUN_PROMPTER_H
+#define EW_RUN_PROMPTER_H
+
+#include "base/status.h"
+#include "rag/rag.h"
+#include "task/task.h"
+#include "token/tokenizer.h"
+
+typedef struct ew_prompter ew_prompter;
+
+typedef struct ew_prompter_opt {
+    const ew_task *task;           /* outlives the prompter */
+    const ew_tokenizer *tokenizer; /* outlives the prompter */
+    uint32_t seq_max_tok;          /* of prompt and answer; 0 = 512 */
+    uint32_t rag_k;                /* retrieved items per prompt; 0 = no retrieval */
+    double rag_recency;            /* weight of recency, 0..1 */
+} ew_prompter_opt;
+
+/* sources: what may be retrieved (borrowed, with their strings, for the prompter's life); NULL when rag_k is 0. */
+ew_status ew_prompter_new(const ew_prompter_opt *opt, const ew_item *sources, size_t n_sources,
+                          ew_prompter **ret_prompter, ew_error *reterr) EW_MUST_CHECK;
+void ew_prompter_free(ew_prompter **p);
+
+/* Appends the prompt's ids (BOS if the vocabulary wants it). Only sources with order < before are retrieved. */
+ew_status ew_prompter_prompt(ew_prompter *p, const char *input, uint64_t before, ew_tokens *out,
+                             ew_error *reterr) EW_MUST_CHECK;
+/* Appends the answer's ids: " " + output + end of text. */
+ew_status ew_prompter_answer(const ew_prompter *p, const char *output, ew_tokens *out, ew_error *reterr) EW_MUST_CHECK;
+
+#endif

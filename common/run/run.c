@@ -1,0 +1,486 @@
+#include "run/run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "crypt/hash.h"
+#include "probe/cost.h"
+#include "run/prompter.h"
+#include "run/score.h"
+#include "sys/cpu.h"
+#include "sys/pool.h"
+#include "sys/proc.h"
+#include "task/baseline.h"
+#include "train/tune.h"
+
+#define SEQ_MAX_DEFAULT 512u
+#define RAG_K_DEFAULT 2u
+#define RAM_MARGIN 1.02 /* allocator and stack beside what the dry runs count */
+
+typedef struct trial {
+    const ew_trial_spec *spec;
+    const ew_run_env *env;
+    ew_exec exec;
+    ew_model *model;
+    const ew_tokenizer *tokenizer;
+    ew_task *task;
+    ew_items items; /* a copy of the user's, in the split's order */
+    const ew_item *history, *val, *test;
+    size_t n_history, n_val, n_test;
+    uint32_t seq_max;
+    ew_prompter *plain;        /* without retrieval */
+    ew_prompter *method;       /* as the method wants it; the same as plain without retrieval */
+    ew_tokens tokens;          /* of all examples, one after the other */
+    ew_tune_example *examples; /* history, then val */
+    uint64_t rss_before;       /* resident before the model's weights were touched */
+    ew_run_forecast forecast;
+    ew_tune_opt tune;
+    ew_trial_result *out;
+} trial;
+
+static void trial_release(trial *t)
+{
+    if (t->method != t->plain) {
+        ew_prompter_free(&t->method);
+    }
+    ew_prompter_free(&t->plain);
+    ew_tokens_release(&t->tokens);
+    ew_free(t->examples);
+    ew_items_release(&t->items);
+    ew_task_free(&t->task);
+    ew_model_unref(&t->model);
+}
+
+void ew_run_product_release(ew_run_product *p)
+{
+    ew_lora_free(&p->lora);
+    *p = (ew_run_product){0};
+}
+
+/* ---- data ---- */
+
+static ew_status load_items(trial *t, ew_error *reterr)
+{
+    for (size_t i = 0; i < t->env->items->n; i++) {
+        EW_TRY(ew_items_add(&t->items, &t->env->items->item[i], reterr));
+    }
+    ew_user_split split = ew_split_user(t->items.item, t->items.n, EW_SPLIT_HASH);
+    if (split.n_test == 0 || split.n_val == 0) {
+        return ew_fail(reterr, EW_ELIMIT,
+                       "%zu items are too few to learn from and to be scored on: at least 5 are needed", t->items.n);
+    }
+    t->history = t->items.item;
+    t->n_history = split.n_history;
+    t->val = t->history + split.n_history;
+    t->n_val = split.n_val;
+    t->test = t->val + split.n_val;
+    t->n_test = split.n_test;
+    EW_TRY(ew_task_new(t->spec->task, t->history, t->n_history, &t->task, reterr));
+    const ew_settings *s = &t->spec->settings;
+    t->n_val = s->max_val_items != 0 ? EW_MIN(t->n_val, (size_t)s->max_val_items) : t->n_val;
+    t->n_test = s->max_test_items != 0 ? EW_MIN(t->n_test, (size_t)s->max_test_items) : t->n_test;
+    if (t->spec->n_history != 0) {
+        t->n_history = EW_MIN(t->n_history, (size_t)t->spec->n_history);
+    }
+    return EW_OK;
+}
+
+static ew_status load_prompters(trial *t, ew_error *reterr)
+{
+    const ew_settings *s = &t->spec->settings;
+    uint32_t ctx = ew_model_config_of(t->model)->n_ctx_train;
+    t->seq_max = EW_MIN(s->seq_max_tok != 0 ? s->seq_max_tok : SEQ_MAX_DEFAULT, ctx);
+    ew_prompter_opt opt = {.task = t->task, .tokenizer = t->tokenizer, .seq_max_tok = t->seq_max};
+    EW_TRY(ew_prompter_new(&opt, NULL, 0, &t->plain, reterr));
+    t->method = t->plain;
+    if (ew_method_retrieves(t->spec->method)) {
+        opt.rag_k = s->rag_k != 0 ? s->rag_k : RAG_K_DEFAULT;
+        opt.rag_recency = s->rag_recency;
+        t->method = NULL;
+        EW_TRY(ew_prompter_new(&opt, t->history, t->n_history, &t->method, reterr));
+    }
+    return EW_OK;
+}
+
+static ew_status load_model(trial *t, ew_error *reterr)
+{
+    ew_proc_mem before = {0};
+    ew_proc_mem after = {0};
+    EW_TRY(ew_proc_mem_read(&before, reterr));
+    EW_TRY(ew_model_open(t->env->model_path, NULL, &t->model, reterr));
+    EW_TRY(ew_proc_mem_read(&after, reterr));
+    /* Pages of the weights that opening has touched are counted with the weights; the tokenizer's memory is anonymous. */
+    t->rss_before = before.rss_bytes + (after.anon_bytes - EW_MIN(before.anon_bytes, after.anon_bytes));
+    t->tokenizer = ew_model_tokenizer(t->model);
+    if (t->tokenizer == NULL) {
+        return ew_fail(reterr, EW_EUNSUPPORTED, "%s has no tokenizer: a trial needs one", t->env->model_path);
+    }
+    return EW_OK;
+}
+
+/* ---- training examples ---- */
+
+static ew_status add_example(trial *t, const ew_item *item, ew_tune_example *ret, ew_error *reterr)
+{
+    size_t start = t->tokens.n;
+    EW_TRY(ew_prompter_prompt(t->method, item->input, item->order, &t->tokens, reterr));
+    ret->n_prompt = (uint32_t)(t->tokens.n - start);
+    EW_TRY(ew_prompter_answer(t->method, item->output, &t->tokens, reterr));
+    ret->n_answer = (uint32_t)(t->tokens.n - start) - ret->n_prompt;
+    return EW_OK;
+}
+
+static ew_status make_examples(trial *t, ew_error *reterr)
+{
+    size_t n = t->n_history + t->n_val;
+    size_t at = 0;
+    t->examples = ew_calloc(n, sizeof(*t->examples));
+    if (t->examples == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for %zu examples", n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const ew_item *item = i < t->n_history ? &t->history[i] : &t->val[i - t->n_history];
+        EW_TRY(add_example(t, item, &t->examples[i], reterr));
+    }
+    /* Only now: the array of tokens has stopped moving. */
+    for (size_t i = 0; i < n; i++) {
+        t->examples[i].id = t->tokens.id + at;
+        at += t->examples[i].n_prompt + t->examples[i].n_answer;
+    }
+    return EW_OK;
+}
+
+static void fill_tune(trial *t)
+{
+    const ew_settings *s = &t->spec->settings;
+    t->tune = (ew_tune_opt){
+        .model = t->model,
+        .exec = t->exec,
+        .lora = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets, .seed = t->spec->seed},
+        .train = t->examples,
+        .n_train = t->n_history,
+        .val = t->examples + t->n_history,
+        .n_val = t->n_val,
+        .lr = (float)s->learning_rate,
+        .weight_decay = (float)s->weight_decay,
+        .epochs = (uint32_t)ceil(s->epochs),
+        .max_steps = s->max_steps,
+        .seq_max = t->seq_max,
+        .patience = s->patience,
+        .max_seconds = t->spec->budget.seconds,
+        .seed = t->spec->seed,
+        .progress = t->env->progress,
+    };
+}
+
+/* ---- prediction ---- */
+
+static uint64_t ram_limit(const trial *t)
+{
+    uint64_t a = t->spec->budget.ram_bytes;
+    uint64_t b = t->env->memory_limit_bytes;
+    return a == 0 ? b : b == 0 ? a : EW_MIN(a, b);
+}
+
+static ew_session_opt session_opt(const trial *t, const ew_hooks *hooks)
+{
+    return (ew_session_opt){.n_ctx = t->seq_max,
+                            .exec = t->exec,
+                            .hooks = hooks,
+                            .max_rank = ew_method_trains(t->spec->method) ? EW_MAX(t->spec->settings.rank, 8u) : 0};
+}
+
+static ew_status predict_ram(trial *t, ew_error *reterr)
+{
+    ew_memory_plan session;
+    uint64_t phase;
+    ew_session_opt opt = session_opt(t, NULL);
+    EW_TRY(ew_session_memory(t->model, &opt, &session, reterr));
+    phase = session.kv_bytes + session.workspace_bytes;
+    if (ew_method_trains(t->spec->method)) {
+        ew_tune_memory_plan tune;
+        EW_TRY(ew_tune_memory(&t->tune, &tune, reterr));
+        /* The adapter stays while the personalised model is scored. */
+        phase = EW_MAX(phase + tune.adapter_bytes, tune.adapter_bytes + tune.activ_bytes + tune.scratch_bytes);
+    }
+    t->forecast.ram_bytes = (uint64_t)((double)(t->rss_before + session.weights_bytes + phase) * RAM_MARGIN);
+    uint64_t limit = ram_limit(t);
+    if (limit != 0 && t->forecast.ram_bytes > limit && !t->spec->force) {
+        char need[24];
+        char have[24];
+        return ew_fail(
+            reterr, EW_ELIMIT, "%s on %s needs %s of memory, the limit is %s. HINT: a limit of %llu bytes would do",
+            ew_method_name(t->spec->method), t->spec->variant, ew_str_bytes(need, sizeof(need), t->forecast.ram_bytes),
+            ew_str_bytes(have, sizeof(have), limit), (unsigned long long)t->forecast.ram_bytes);
+    }
+    return EW_OK;
+}
+
+/* Means over the items that will be evaluated and learned from. */
+static ew_status measure_items(trial *t, ew_cost_item *ret, ew_error *reterr)
+{
+    EW_AUTO_TOKENS ids = {0};
+    size_t n = t->n_val + t->n_test;
+    double prompt = 0;
+    double filled = 0;
+    double answer = 0;
+    for (size_t i = 0; i < n; i++) {
+        const ew_item *item = &t->val[i];
+        ids.n = 0;
+        EW_TRY(ew_prompter_prompt(t->plain, item->input, item->order, &ids, reterr));
+        prompt += (double)ids.n;
+        ids.n = 0;
+        EW_TRY(ew_prompter_prompt(t->method, item->input, item->order, &ids, reterr));
+        filled += (double)ids.n;
+        ids.n = 0;
+        EW_TRY(ew_prompter_answer(t->plain, item->output, &ids, reterr));
+        answer += (double)ids.n;
+    }
+    ids.n = 0;
+    for (size_t i = 0; i < t->task->n_labels; i++) {
+        EW_TRY(ew_prompter_answer(t->plain, t->task->labels[i], &ids, reterr));
+    }
+    uint32_t k = t->spec->settings.rag_k != 0 ? t->spec->settings.rag_k : RAG_K_DEFAULT;
+    *ret = (ew_cost_item){.prompt_tok = prompt / (double)n,
+                          .answer_tok = answer / (double)n,
+                          .retrieved_tok = (filled - prompt) / (double)n / k,
+                          .candidates_tok = t->task->n_labels > 0 ? (double)ids.n : (double)t->task->max_answer_tok,
+                          .seq_max_tok = t->seq_max};
+    return EW_OK;
+}
+
+static const char *dtype_of(const trial *t, char dst[static EW_VARIANT_SIZE])
+{
+    const char *name = ew_model_dtype_name(t->model);
+    size_t i = 0;
+    for (; name[i] != '\0' && i + 1 < EW_VARIANT_SIZE; i++) {
+        dst[i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] - 'A' + 'a') : name[i];
+    }
+    dst[i] = '\0';
+    return dst;
+}
+
+static ew_status predict_seconds(trial *t, ew_error *reterr)
+{
+    ew_cost_item item;
+    ew_cost_work work;
+    char dtype[EW_VARIANT_SIZE];
+    t->forecast.seconds = NAN;
+    if (t->env->caps == NULL) {
+        return EW_OK;
+    }
+    EW_TRY(measure_items(t, &item, reterr));
+    ew_cost_work_of(t->spec->method, &t->spec->settings, &item, t->n_history, t->n_val, t->n_test, &work);
+    t->forecast.seconds =
+        ew_cost_seconds(t->env->caps, ew_model_config_of(t->model), dtype_of(t, dtype), &work, NULL, NULL);
+    return EW_OK;
+}
+
+static ew_status prepare(trial *t, ew_error *reterr)
+{
+    EW_TRY(ew_trial_spec_check(t->spec, reterr));
+    if (t->spec->method != EW_METHOD_NONE && t->spec->method != EW_METHOD_LORA && t->spec->method != EW_METHOD_RAG &&
+        t->spec->method != EW_METHOD_LORA_RAG) {
+        return ew_fail(reterr, EW_EUNSUPPORTED,
+                       "method '%s' cannot be run by this version; it runs none, lora, rag and lora+rag",
+                       ew_method_name(t->spec->method));
+    }
+    EW_TRY(load_items(t, reterr));
+    EW_TRY(load_model(t, reterr));
+    EW_TRY(load_prompters(t, reterr));
+    if (ew_method_trains(t->spec->method)) {
+        EW_TRY(make_examples(t, reterr));
+        fill_tune(t);
+    }
+    EW_TRY(predict_ram(t, reterr));
+    return predict_seconds(t, reterr);
+}
+
+/* ---- execution ---- */
+
+static void add(trial *t, const char *prefix, const char *name, const char *unit, double v)
+{
+    char full[48];
+    (void)snprintf(full, sizeof(full), "%s%s", prefix, name);
+    if (isfinite(v)) {
+        (void)ew_trial_result_add(t->out, full, unit, v);
+    }
+}
+
+typedef struct pair {
+    ew_score val, test;
+    double seconds;
+} pair;
+
+static ew_status score_pair(trial *t, ew_prompter *prompter, const ew_hooks *hooks, pair *ret, ew_error *reterr)
+{
+    EW_AUTO(ew_session) s = NULL;
+    uint64_t begin = ew_mono_ns();
+    ew_session_opt opt = session_opt(t, hooks);
+    EW_TRY(ew_session_new(t->model, &opt, &s, reterr));
+    EW_TRY(ew_score_items(s, t->task, prompter, t->val, t->n_val, &t->env->progress, &ret->val, reterr));
+    EW_TRY(ew_score_items(s, t->task, prompter, t->test, t->n_test, &t->env->progress, &ret->test, reterr));
+    ret->seconds = (double)(ew_mono_ns() - begin) * 1e-9;
+    return EW_OK;
+}
+
+static ew_status add_baselines(trial *t, ew_error *reterr)
+{
+    ew_scores scores[EW_BASELINE_COUNT];
+    EW_TRY(ew_baseline_scores(t->task, t->history, t->n_history, t->test, t->n_test, scores, reterr));
+    for (int b = 0; b < EW_BASELINE_COUNT; b++) {
+        bool lower = false;
+        double v =
+            ew_baseline_applies(t->task, (ew_baseline)b) ? ew_scores_primary(t->task, &scores[b], &lower) : (double)NAN;
+        add(t, "baseline.", ew_baseline_name((ew_baseline)b), "1", lower ? -v : v);
+    }
+    return EW_OK;
+}
+
+static ew_status learn(trial *t, ew_lora **ret_lora, ew_error *reterr)
+{
+    char path[1024];
+    ew_tune_report *report = ew_calloc(1, sizeof(*report));
+    if (report == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for the report of training");
+    }
+    if (t->env->work_dir != NULL) {
+        char hex[2 * EW_UID_BYTES + 1];
+        ew_hex_encode(t->spec->id, EW_UID_BYTES, hex);
+        (void)snprintf(path, sizeof(path), "%s/%s.tune", t->env->work_dir, hex);
+        t->tune.checkpoint = path;
+    }
+    ew_status st = ew_tune(&t->tune, ret_lora, report, reterr);
+    if (st == EW_OK) {
+        add(t, "tune.", "seconds", "s", report->seconds);
+        add(t, "tune.", "tok_per_s", "tok/s", report->tok_per_s);
+        add(t, "tune.", "steps", "1", report->steps);
+        add(t, "tune.", "tokens", "tok", (double)report->tokens);
+        add(t, "tune.", "val_nll_before", "nat/tok", (double)report->val_nll_before);
+        add(t, "tune.", "val_nll_best", "nat/tok", (double)report->val_nll_best);
+        if (t->tune.checkpoint != NULL) {
+            (void)remove(path);
+        }
+    }
+    ew_free(report);
+    return st;
+}
+
+static void add_scores(trial *t, const char *prefix, const pair *p)
+{
+    add(t, prefix, "val.score", "1", p->val.primary);
+    add(t, prefix, "val.nll", "nat/tok", p->val.nll);
+    add(t, prefix, "test.score", "1", p->test.primary);
+    add(t, prefix, "test.nll", "nat/tok", p->test.nll);
+}
+
+static void add_metrics(trial *t, const ew_scores *s)
+{
+    add(t, "test.", "accuracy", "1", s->accuracy);
+    add(t, "test.", "macro_f1", "1", s->macro_f1);
+    add(t, "test.", "mae", "1", s->mae);
+    add(t, "test.", "rmse", "1", s->rmse);
+    add(t, "test.", "rouge1", "1", s->rouge1);
+    add(t, "test.", "rougeL", "1", s->rougeL);
+}
+
+static ew_status execute(trial *t, ew_run_product *product, ew_error *reterr)
+{
+    pair base = {EW_SCORE_NONE, EW_SCORE_NONE, 0};
+    pair method;
+    EW_AUTO(ew_lora) lora = NULL;
+    uint64_t begin = ew_mono_ns();
+    EW_TRY(score_pair(t, t->plain, NULL, &base, reterr));
+    method = base;
+    if (ew_method_trains(t->spec->method)) {
+        EW_TRY(learn(t, &lora, reterr));
+    }
+    if (t->spec->method != EW_METHOD_NONE) {
+        EW_TRY(score_pair(t, t->method, lora != NULL ? ew_lora_hooks(lora) : NULL, &method, reterr));
+    }
+    double seconds = (double)(ew_mono_ns() - begin) * 1e-9;
+    EW_TRY(add_baselines(t, reterr));
+    add_scores(t, "base.", &base);
+    add_scores(t, "", &method);
+    add_metrics(t, &method.test.scores);
+    /* Decided on validation items alone: likelier answers and no worse score. */
+    bool better =
+        t->spec->method != EW_METHOD_NONE && method.val.nll < base.val.nll && method.val.primary >= base.val.primary;
+    const pair *winner = better ? &method : &base;
+    add(t, "", "gate", "1", better);
+    add(t, "gated.", "score", "1", winner->test.primary);
+    add(t, "gated.", "nll", "nat/tok", winner->test.nll);
+    add(t, "", "seconds", "s", seconds);
+    add(t, "seconds.", "predicted", "s", t->forecast.seconds);
+    add(t, "n.", "history", "1", t->spec->method == EW_METHOD_NONE ? 0 : (double)t->n_history);
+    add(t, "n.", "val", "1", (double)t->n_val);
+    add(t, "n.", "test", "1", (double)t->n_test);
+    ew_proc_mem mem = {0};
+    if (ew_proc_mem_read(&mem, NULL) == EW_OK) {
+        add(t, "ram.", "peak_bytes", "B", (double)mem.rss_peak_bytes);
+    }
+    add(t, "ram.", "predicted_bytes", "B", (double)t->forecast.ram_bytes);
+    if (product != NULL) {
+        product->lora = lora;
+        product->better = better;
+        lora = NULL;
+    }
+    return EW_OK;
+}
+
+/* Results compare only within one processor, kernel table and software. */
+static void hash_environment(const trial *t, uint8_t ret_hash[EW_SHA256_BYTES])
+{
+    char text[256];
+    char cpu[128];
+    int n = snprintf(text, sizeof(text), "edgewise 1;%s;%s;%u", ew_kern_name(t->exec.kern),
+                     ew_cpu_model(cpu, sizeof(cpu)), t->exec.pool != NULL ? ew_pool_threads(t->exec.pool) : 1u);
+    ew_sha256(text, (size_t)EW_MIN(EW_MAX(n, 0), (int)sizeof(text) - 1), ret_hash);
+}
+
+static trial trial_of(const ew_trial_spec *spec, const ew_run_env *env, ew_trial_result *out)
+{
+    trial t = {.spec = spec, .env = env, .exec = env->exec, .out = out};
+    if (t.exec.kern == NULL) {
+        t.exec.kern = ew_kern_get(NULL);
+    }
+    return t;
+}
+
+ew_status ew_run_trial(const ew_trial_spec *spec, const ew_run_env *env, ew_trial_result *ret_result,
+                       ew_run_product *product, ew_error *reterr)
+{
+    ew_error err = EW_ERROR_INIT;
+    memset(ret_result, 0, sizeof(*ret_result));
+    memcpy(ret_result->id, spec->id, sizeof(spec->id));
+    ret_result->fence = spec->fence;
+    trial t = trial_of(spec, env, ret_result);
+    hash_environment(&t, ret_result->env_hash);
+    ew_status st = prepare(&t, &err);
+    if (st == EW_OK) {
+        st = execute(&t, product, &err);
+    }
+    trial_release(&t);
+    ret_result->code = st;
+    if (st != EW_OK) {
+        (void)ew_str_copy(ret_result->detail, sizeof(ret_result->detail), err.msg);
+        return ew_fail(reterr, st, "%s", err.msg);
+    }
+    return EW_OK;
+}
+
+ew_status ew_run_predict(const ew_trial_spec *spec, const ew_run_env *env, ew_run_forecast *ret_forecast,
+                         ew_error *reterr)
+{
+    trial t = trial_of(spec, env, NULL);
+    ew_status st = prepare(&t, reterr);
+    if (st == EW_OK) {
+        *ret_forecast = t.forecast;
+    }
+    trial_release(&t);
+    return st;
+}
