@@ -87,19 +87,20 @@ ew_status ew_debian_items(const ew_debian *d, const ew_task *t, const ew_debian_
 ew_status ew_debian_users(const ew_debian *d, const ew_task *t, ew_debian_role role, const ew_debian_user ***ret_users,
                           size_t *ret_n, ew_error *reterr) EW_MUST_CHECK;
 
-/* --- pre-training: POOL only, random access --- */
-/* Plain texts: first the pool's records, then the extra packages. */
+/* --- pre-training: random access, so that a source of documents can be replayed --- */
+/* Plain texts of the POOL: first its records, then the extra packages. */
 size_t ew_debian_n_texts(const ew_debian *d);
 /* Appends "<id>: <synopsis>\n<description>". */
 ew_status ew_debian_text(const ew_debian *d, size_t i, ew_buf *out, ew_error *reterr) EW_MUST_CHECK;
-/* Record indices of the pool (borrowed), those that can be an example of the task. t NULL = all. */
+/* The same of one record of a DEV user, for validation curves. EW_EDENIED for all others. */
+ew_status ew_debian_dev_text(const ew_debian *d, uint32_t record, ew_buf *out, ew_error *reterr) EW_MUST_CHECK;
+/* Record numbers of the pool (borrowed), those that can be an example of the task. t NULL = all. */
 ew_status ew_debian_pool(ew_debian *d, const ew_task *t, const uint32_t **ret_records, size_t *ret_n,
                          ew_error *reterr) EW_MUST_CHECK;
-/* Appends prompt and answer (without end-of-text) of a pool record with up to k retrieved items of the same user and lower order (BM25; found once
- * and remembered, at most 8). EW_EDENIED for a record that is not POOL. */
+/* Appends prompt and answer (without end-of-text) of a record with up to k (at most 8) retrieved items of the same user and lower order, BM25
+ * among the 256 records around it; found once and remembered (seconds for the whole pool). POOL records for training, DEV
+ * records for validation curves; EW_EDENIED for all others. */
 ew_status ew_debian_example(ew_debian *d, const ew_task *t, uint32_t record, size_t k, const ew_task_budget *budget,
                             ew_buf *prompt, ew_buf *answer, ew_error *reterr) EW_MUST_CHECK;
-/* As above for the plain text of a held-out DEV record, for validation curves: plain text and examples of DEV users. EW_EDENIED for TEST. */
-ew_status ew_debian_dev_text(const ew_debian *d, size_t i_record, ew_buf *out, ew_error *reterr) EW_MUST_CHECK;
 
 #endif
