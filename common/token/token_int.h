@@ -4,6 +4,8 @@
 
 #include "base/base.h"
 #include "base/status.h"
+#include "token/pretok.h"
+#include "token/tokenizer.h"
 #include "token/vocab.h"
 
 #define EW__NONE UINT32_MAX
@@ -105,5 +107,67 @@ typedef struct ew__bytes {
 void ew__bytes_init(ew__bytes *b);
 /* Spells one byte as UTF-8 (1 or 2 bytes). */
 size_t ew__bytes_spell(const ew__bytes *b, uint8_t byte, char dst[static 2]);
+
+#define EW__SPACE "\xE2\x96\x81" /* U+2581, the visible space of SentencePiece */
+
+struct ew_tokenizer {
+    ew_vocab *v;
+    ew__strtab names;  /* text of every piece as spelled -> id, the last of equals */
+    char *bytes;       /* what each piece stands for in running text */
+    size_t *bytes_end; /* [n] */
+    ew__strtab plain; /* pieces that merging may give, by what they are made of: bytes (BPE) or spelling (the others) */
+    const char *from; /* the strings of plain: bytes or v->blob */
+    const size_t *from_end;
+    size_t from_max;      /* length of the longest in plain, bytes */
+    int32_t byte_id[256]; /* piece of each byte, -1 = none */
+    ew__u64map merges;    /* pair -> index into v->merges (BPE, CHAR_BPE) */
+    int32_t *result;      /* [n_merges] piece that the merge gives */
+    uint32_t *rank;       /* [n] SPM: 0 = best score, equal scores equal ranks */
+    ew__u64map touching;  /* (code point, next code point) that stand together in some piece of plain */
+    bool cuts;            /* touching is complete: no merge crosses other neighbours */
+    ew__trie always;      /* user-defined pieces */
+    ew__trie special;     /* those and the control pieces */
+    ew_pretok *pretok;    /* NULL = text stays whole */
+    bool *eog;            /* [n] */
+};
+
+/* What one call of encode works with. */
+typedef struct ew__sym {
+    uint32_t begin, len; /* bytes of the stretch; len 0 = merged away */
+    uint32_t prev, next; /* neighbours, EW__NONE at the ends */
+    int32_t id;          /* -1 = no piece (yet) */
+} ew__sym;
+
+typedef struct ew__candidate {
+    uint32_t rank;
+    uint32_t left, right; /* symbols */
+    uint32_t len;         /* of both together when it was found: tells a stale one */
+    int32_t id;           /* what they become */
+} ew__candidate;
+
+typedef struct ew__memo ew__memo;
+
+typedef struct ew__encoder {
+    const ew_tokenizer *tok;
+    ew_tokens *out;
+    ew_pretok_match *match; /* NULL when the text stays whole */
+    ew__sym *sym;
+    size_t sym_cap; /* elements */
+    ew__candidate *heap;
+    size_t n_heap;
+    size_t heap_cap; /* elements */
+    ew__memo *memo;  /* recent pre-tokens and their ids, or NULL */
+    bool unknown;    /* the last character had no piece: the next unknown one is fused with it */
+} ew__encoder;
+
+/* Merges one stretch and appends its ids. */
+ew_status ew__merge(ew__encoder *e, const char *s, size_t size) EW_MUST_CHECK;
+/* The same through the memo, for pre-tokens. */
+ew_status ew__merge_memo(ew__encoder *e, const char *s, size_t size) EW_MUST_CHECK;
+/* NULL when out of memory, which is no error. */
+ew__memo *ew__memo_new(void) EW_MUST_CHECK;
+void ew__encoder_release(ew__encoder *e);
+/* Fills bytes, bytes_end. */
+ew_status ew__tokenizer_spell(ew_tokenizer *t, ew_error *reterr) EW_MUST_CHECK;
 
 #endif

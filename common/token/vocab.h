@@ -53,7 +53,7 @@ typedef struct ew_split {
     bool invert;        /* … or to what lies between them */
 } ew_split;
 
-/* When U+2581 is put in front of the text (SPM and CHAR_BPE). */
+/* When U+2581 (BPE: a space) is put in front of the text. */
 typedef enum ew_prefix {
     EW_PREFIX_NONE,
     EW_PREFIX_ALWAYS, /* of every stretch between special pieces */

@@ -1,0 +1,502 @@
+#include "token/tokenizer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "text/utf8.h"
+#include "token/token_int.h"
+
+#define MEMO_FROM_BYTES 4096u /* texts from this size are worth a memo */
+#define TEXT_MAX_BYTES ((size_t)1 << 30)
+
+void ew_tokens_release(ew_tokens *t)
+{
+    ew_free(t->id);
+    memset(t, 0, sizeof(*t));
+}
+
+ew_status ew_tokens_add(ew_tokens *t, int32_t id)
+{
+    if (t->n >= t->cap) {
+        EW_TRY(ew_grow((void **)&t->id, &t->cap, t->n + 1, sizeof(*t->id), INT32_MAX));
+    }
+    t->id[t->n++] = id;
+    return EW_OK;
+}
+
+ew_status ew_tokens_append(ew_tokens *t, const int32_t *ids, size_t n)
+{
+    size_t need;
+    if (!ew_size_add(t->n, n, &need)) {
+        return EW_ELIMIT;
+    }
+    EW_TRY(ew_grow((void **)&t->id, &t->cap, need, sizeof(*t->id), INT32_MAX));
+    if (n > 0) {
+        memcpy(t->id + t->n, ids, n * sizeof(*ids));
+    }
+    t->n = need;
+    return EW_OK;
+}
+
+/* Making --------------------------------------------------------------------------------------------------------- */
+
+void ew_tokenizer_free(ew_tokenizer **tp)
+{
+    ew_tokenizer *t = *tp;
+    if (t == NULL) {
+        return;
+    }
+    ew_vocab_free(&t->v);
+    ew__strtab_release(&t->names);
+    ew__strtab_release(&t->plain);
+    ew__u64map_release(&t->merges);
+    ew__u64map_release(&t->touching);
+    ew__trie_release(&t->always);
+    ew__trie_release(&t->special);
+    ew_pretok_free(&t->pretok);
+    ew_free(t->bytes);
+    ew_free(t->bytes_end);
+    ew_free(t->result);
+    ew_free(t->rank);
+    ew_free(t->eog);
+    ew_free(t);
+    *tp = NULL;
+}
+
+static ew_status no_memory(ew_error *reterr, ew_status st)
+{
+    return ew_fail(reterr, st, "no memory for a tokenizer");
+}
+
+static ew_status check_ids(const ew_vocab *v, ew_error *reterr)
+{
+    const struct {
+        const char *name;
+        int32_t id;
+    } named[] = {{"bos", v->bos}, {"eos", v->eos}, {"unk", v->unk}, {"pad", v->pad}, {"eot", v->eot}};
+    if (v->n == 0) {
+        return ew_fail(reterr, EW_ECORRUPT, "the vocabulary has no pieces");
+    }
+    for (size_t i = 0; i < EW_COUNT(named); i++) {
+        if (named[i].id < -1 || named[i].id >= (int64_t)v->n) {
+            return ew_fail(reterr, EW_ECORRUPT, "the %s id %d is not in the vocabulary of %zu pieces", named[i].name,
+                           (int)named[i].id, v->n);
+        }
+    }
+    for (size_t i = 0; i < v->n; i++) {
+        if (isnan(v->score[i])) {
+            return ew_fail(reterr, EW_ECORRUPT, "the score of piece %zu is not a number", i);
+        }
+    }
+    return EW_OK;
+}
+
+static bool may_merge_to(const ew_vocab *v, size_t id)
+{
+    return v->type[id] == EW_PIECE_NORMAL || v->type[id] == EW_PIECE_USER_DEFINED;
+}
+
+static ew_status make_tables(ew_tokenizer *t, ew_error *reterr)
+{
+    const ew_vocab *v = t->v;
+    bool bpe = v->kind == EW_TOKENIZER_BPE;
+    memset(t->byte_id, 0xFF, sizeof(t->byte_id));
+    EW_TRY(ew__tokenizer_spell(t, reterr));
+    t->from = bpe ? t->bytes : v->blob;
+    t->from_end = bpe ? t->bytes_end : v->text_end;
+    ew_status st = ew__strtab_reserve(&t->names, v->n);
+    if (st == EW_OK) {
+        st = ew__strtab_reserve(&t->plain, v->n);
+    }
+    for (size_t i = 0; i < v->n && st == EW_OK; i++) {
+        ew__strtab_put(&t->names, v->blob, v->text_end, (uint32_t)i, true);
+        size_t size = t->from_end[i] - (i == 0 ? 0 : t->from_end[i - 1]);
+        /* In a byte-level vocabulary added pieces are spelled as they are and take part by the trie only. */
+        if (size > 0 && (bpe ? v->type[i] == EW_PIECE_NORMAL : may_merge_to(v, i))) {
+            ew__strtab_put(&t->plain, t->from, t->from_end, (uint32_t)i, true);
+            t->from_max = EW_MAX(t->from_max, size);
+        }
+        if (v->type[i] == EW_PIECE_USER_DEFINED || v->type[i] == EW_PIECE_CONTROL) {
+            ew_span s = ew_vocab_text(v, (int32_t)i);
+            st = ew__trie_add(&t->special, s.data, s.size, (uint32_t)i);
+            if (st == EW_OK && v->type[i] == EW_PIECE_USER_DEFINED) {
+                st = ew__trie_add(&t->always, s.data, s.size, (uint32_t)i);
+            }
+        }
+    }
+    if (st != EW_OK) {
+        return no_memory(reterr, st);
+    }
+    for (unsigned c = 0; bpe && c < 256; c++) {
+        char byte = (char)c;
+        uint32_t id = ew__strtab_find(&t->plain, t->from, t->from_end, &byte, 1, ew__hash(&byte, 1));
+        t->byte_id[c] = id == EW__NONE ? -1 : (int32_t)id;
+    }
+    return EW_OK;
+}
+
+static ew_status make_merges(ew_tokenizer *t, ew_error *reterr)
+{
+    const ew_vocab *v = t->v;
+    EW_AUTO_BUF text = {0};
+    t->result = ew_malloc(v->n_merges, sizeof(*t->result));
+    if (t->result == NULL || ew__u64map_reserve(&t->merges, v->n_merges) != EW_OK) {
+        return no_memory(reterr, EW_ENOMEM);
+    }
+    for (size_t i = 0; i < v->n_merges; i++) {
+        ew_merge m = v->merges[i];
+        if (m.left < 0 || m.right < 0 || (size_t)m.left >= v->n || (size_t)m.right >= v->n) {
+            return ew_fail(reterr, EW_ECORRUPT, "merge %zu names a piece outside the vocabulary", i);
+        }
+        ew_span a = ew_vocab_text(v, m.left);
+        ew_span b = ew_vocab_text(v, m.right);
+        ew_buf_clear(&text);
+        ew_buf_add(&text, a.data, a.size);
+        ew_buf_add(&text, b.data, b.size);
+        EW_TRY(ew_buf_check(&text, reterr));
+        int32_t id = ew_tokenizer_find(t, ew_buf_str(&text), text.size);
+        if (id < 0) {
+            return ew_fail(reterr, EW_ECORRUPT, "merge %zu gives '%.40s', which is not a piece of the vocabulary", i,
+                           ew_buf_str(&text));
+        }
+        t->result[i] = id;
+        uint64_t key = ew__pair_key(m.left, m.right);
+        if (may_merge_to(v, (size_t)id) && ew__u64map_get(&t->merges, key) == EW__NONE) {
+            EW_TRY(ew__u64map_put(&t->merges, key, (uint32_t)i));
+        }
+    }
+    return EW_OK;
+}
+
+typedef struct scored {
+    float score;
+    uint32_t id;
+} scored;
+
+static int scored_cmp(const void *a, const void *b)
+{
+    float x = ((const scored *)a)->score;
+    float y = ((const scored *)b)->score;
+    return (x < y) - (x > y);
+}
+
+/* SPM: scores to ranks, best 0. */
+static ew_status make_ranks(ew_tokenizer *t, ew_error *reterr)
+{
+    size_t n = t->v->n;
+    scored *all = ew_malloc(n, sizeof(*all));
+    t->rank = ew_malloc(n, sizeof(*t->rank));
+    if (all == NULL || t->rank == NULL) {
+        ew_free(all);
+        return no_memory(reterr, EW_ENOMEM);
+    }
+    for (size_t i = 0; i < n; i++) {
+        all[i] = (scored){t->v->score[i], (uint32_t)i};
+    }
+    qsort(all, n, sizeof(*all), scored_cmp);
+    uint32_t rank = 0;
+    for (size_t i = 0; i < n; i++) {
+        rank += i > 0 && all[i].score < all[i - 1].score;
+        t->rank[all[i].id] = rank;
+    }
+    ew_free(all);
+    return EW_OK;
+}
+
+static uint64_t touch_key(uint32_t a, uint32_t b)
+{
+    return (uint64_t)a << 32 | b;
+}
+
+/* Neighbours that stand together in no piece are never merged: the text may be cut between them. */
+static ew_status make_touching(ew_tokenizer *t, ew_error *reterr)
+{
+    const ew_vocab *v = t->v;
+    bool all_bytes = v->byte_fallback;
+    for (size_t c = 0; c < 256; c++) {
+        all_bytes = all_bytes && t->byte_id[c] >= 0;
+    }
+    /* Unknown characters fuse, and whole pre-tokens are looked up, across any neighbours. */
+    t->cuts = !v->ignore_merges && (all_bytes || !v->fuse_unk || v->unk < 0);
+    for (size_t i = 0; i < v->n_merges && v->kind == EW_TOKENIZER_CHAR_BPE; i++) {
+        if (v->type[v->merges[i].left] == EW_PIECE_BYTE || v->type[v->merges[i].right] == EW_PIECE_BYTE) {
+            t->cuts = false;
+            return EW_OK;
+        }
+    }
+    for (size_t i = 0; i < v->n; i++) {
+        if (!may_merge_to(v, i)) {
+            continue;
+        }
+        ew_span s = ew_vocab_text(v, (int32_t)i);
+        const char *p = s.data;
+        uint32_t last = 0;
+        uint32_t cp;
+        for (size_t k = 0; k < s.size; last = cp) {
+            size_t len = ew_utf8_next(p + k, s.size - k, &cp);
+            if (k > 0 && ew__u64map_put(&t->touching, touch_key(last, cp), 1) != EW_OK) {
+                return no_memory(reterr, EW_ENOMEM);
+            }
+            k += len;
+        }
+    }
+    return EW_OK;
+}
+
+static ew_status make_pretok(ew_tokenizer *t, ew_error *reterr)
+{
+    const ew_split *splits = t->v->splits;
+    size_t n = t->v->n_splits;
+    if (t->v->pre != NULL && t->v->kind == EW_TOKENIZER_BPE) {
+        EW_TRY(ew_pretok_lookup(t->v->pre, &splits, &n, reterr));
+    }
+    return n == 0 ? EW_OK : ew_pretok_new(splits, n, &t->pretok, reterr);
+}
+
+/* Spellings that end a turn or a text in the known families (llama.cpp's list). */
+static ew_status make_eog(ew_tokenizer *t, ew_error *reterr)
+{
+    static const char *const names[] = {"<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",    "<|eom_id|>",
+                                        "<|im_end|>",    "<|end|>",         "<end_of_turn>", "</s>",
+                                        "<EOT>",         "<|end_story|>"};
+    t->eog = ew_calloc(t->v->n, sizeof(*t->eog));
+    if (t->eog == NULL) {
+        return no_memory(reterr, EW_ENOMEM);
+    }
+    for (size_t i = 0; i < EW_COUNT(names); i++) {
+        int32_t id = ew_tokenizer_find(t, names[i], strlen(names[i]));
+        if (id >= 0 && (t->v->type[id] == EW_PIECE_CONTROL || t->v->type[id] == EW_PIECE_USER_DEFINED)) {
+            t->eog[id] = true;
+        }
+    }
+    if (t->v->eos >= 0) {
+        t->eog[t->v->eos] = true;
+    }
+    if (t->v->eot >= 0) {
+        t->eog[t->v->eot] = true;
+    }
+    return EW_OK;
+}
+
+ew_status ew_tokenizer_new(const ew_vocab *v, ew_tokenizer **ret_tok, ew_error *reterr)
+{
+    EW_TRY(check_ids(v, reterr));
+    EW_AUTO(ew_tokenizer) t = ew_calloc(1, sizeof(*t));
+    if (t == NULL) {
+        return no_memory(reterr, EW_ENOMEM);
+    }
+    EW_TRY(ew_vocab_copy(v, &t->v, reterr));
+    EW_TRY(make_tables(t, reterr));
+    EW_TRY(make_pretok(t, reterr));
+    if (v->kind == EW_TOKENIZER_SPM) {
+        EW_TRY(make_ranks(t, reterr));
+    } else {
+        EW_TRY(make_merges(t, reterr));
+    }
+    if (v->kind != EW_TOKENIZER_BPE) {
+        EW_TRY(make_touching(t, reterr));
+    }
+    EW_TRY(make_eog(t, reterr));
+    *ret_tok = t;
+    t = NULL;
+    return EW_OK;
+}
+
+/* Encoding ------------------------------------------------------------------------------------------------------- */
+
+/* One pre-token of a character vocabulary: cut where no merge can reach across. */
+static ew_status encode_chars(ew__encoder *e, const char *s, size_t size)
+{
+    const ew_tokenizer *t = e->tok;
+    size_t begin = 0;
+    uint32_t last = 0;
+    uint32_t cp;
+    for (size_t i = 0; i < size && t->cuts; last = cp) {
+        size_t len = ew_utf8_next(s + i, size - i, &cp);
+        if (i > begin && ew__u64map_get(&t->touching, touch_key(last, cp)) == EW__NONE) {
+            EW_TRY(ew__merge_memo(e, s + begin, i - begin));
+            begin = i;
+        }
+        i += len;
+    }
+    return ew__merge_memo(e, s + begin, size - begin);
+}
+
+static ew_status encode_piece(const char *s, size_t size, void *ctx, ew_error *reterr)
+{
+    ew__encoder *e = ctx;
+    ew_status st = e->tok->v->kind == EW_TOKENIZER_BPE ? ew__merge_memo(e, s, size) : encode_chars(e, s, size);
+    return st == EW_OK ? EW_OK : ew_fail(reterr, st, "the text is too long to tokenize in the memory there is");
+}
+
+/* Spaces become U+2581 (not in a byte-level vocabulary), one more is put in front when the vocabulary says so. */
+static ew_status visible_spaces(const ew_vocab *v, const char *s, size_t size, bool at_start, ew_buf *out,
+                                ew_error *reterr)
+{
+    bool bpe = v->kind == EW_TOKENIZER_BPE;
+    bool begins = s[0] == ' ' || (!bpe && size >= 3 && memcmp(s, EW__SPACE, 3) == 0);
+    out->max = SIZE_MAX / 2;
+    if ((v->prefix == EW_PREFIX_ALWAYS || (v->prefix == EW_PREFIX_FIRST && at_start)) && !(v->prefix_once && begins)) {
+        ew_buf_adds(out, bpe ? " " : EW__SPACE);
+    }
+    if (bpe) {
+        ew_buf_add(out, s, size);
+        return ew_buf_check(out, reterr);
+    }
+    while (size > 0) {
+        const char *space = memchr(s, ' ', size);
+        size_t n = space == NULL ? size : (size_t)(space - s);
+        ew_buf_add(out, s, n);
+        if (space != NULL) {
+            ew_buf_adds(out, EW__SPACE);
+            n++;
+        }
+        s += n;
+        size -= n;
+    }
+    return ew_buf_check(out, reterr);
+}
+
+/* A stretch without special pieces. */
+static ew_status encode_plain(ew__encoder *e, const char *s, size_t size, bool at_start, ew_error *reterr)
+{
+    const ew_vocab *v = e->tok->v;
+    EW_AUTO_BUF spaced = {0};
+    if (size == 0) {
+        return EW_OK;
+    }
+    if (v->kind != EW_TOKENIZER_BPE || v->prefix != EW_PREFIX_NONE) {
+        EW_TRY(visible_spaces(v, s, size, at_start, &spaced, reterr));
+        s = spaced.data;
+        size = spaced.size;
+    }
+    if (e->match != NULL) {
+        return ew_pretok_run(e->match, s, size, encode_piece, e, reterr);
+    }
+    return encode_piece(s, size, e, reterr);
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+static ew_status encode_text(ew__encoder *e, const char *s, size_t size, unsigned flags, ew_error *reterr)
+{
+    const ew_tokenizer *t = e->tok;
+    const ew__trie *trie = (flags & EW_ENCODE_SPECIAL) != 0 ? &t->special : &t->always;
+    size_t at = 0;
+    while (at < size) {
+        size_t begin = at;
+        size_t len = 0;
+        uint32_t id = ew__trie_find(trie, s, size, &at, &len);
+        size_t end = at;
+        while (id != EW__NONE && (t->v->attr[id] & EW_PIECE_LSTRIP) != 0 && end > begin && is_blank(s[end - 1])) {
+            end--;
+        }
+        EW_TRY(encode_plain(e, s + begin, end - begin, begin == 0, reterr));
+        if (id == EW__NONE) {
+            break;
+        }
+        if (ew_tokens_add(e->out, (int32_t)id) != EW_OK) {
+            return no_memory(reterr, EW_ENOMEM);
+        }
+        at += len;
+        while ((t->v->attr[id] & EW_PIECE_RSTRIP) != 0 && at < size && is_blank(s[at])) {
+            at++;
+        }
+    }
+    return EW_OK;
+}
+
+static ew_status encode(ew__encoder *e, const char *s, size_t size, unsigned flags, ew_error *reterr)
+{
+    const ew_vocab *v = e->tok->v;
+    EW_AUTO_BUF normal = {.max = SIZE_MAX / 2};
+    if (v->nfc && ew_utf8_valid(s, size)) {
+        EW_TRY(ew_utf8_normalize(s, size, EW_UTF8_NFC, &normal, reterr));
+        s = ew_buf_str(&normal);
+        size = normal.size;
+    }
+    if (e->tok->pretok != NULL) {
+        EW_TRY(ew_pretok_match_new(e->tok->pretok, &e->match, reterr));
+    }
+    if (size >= MEMO_FROM_BYTES) {
+        e->memo = ew__memo_new();
+    }
+    if ((flags & EW_ENCODE_BOS) != 0 && v->add_bos && v->bos >= 0 && ew_tokens_add(e->out, v->bos) != EW_OK) {
+        return no_memory(reterr, EW_ENOMEM);
+    }
+    EW_TRY(encode_text(e, s, size, flags, reterr));
+    if ((flags & EW_ENCODE_EOS) != 0 && v->eos >= 0 && ew_tokens_add(e->out, v->eos) != EW_OK) {
+        return no_memory(reterr, EW_ENOMEM);
+    }
+    return EW_OK;
+}
+
+ew_status ew_tokenizer_encode(const ew_tokenizer *tok, const char *text, size_t size, unsigned flags, ew_tokens *out,
+                              ew_error *reterr)
+{
+    if (size > TEXT_MAX_BYTES) {
+        return ew_fail(reterr, EW_ELIMIT, "a text of %zu bytes; at most %zu are tokenized at once", size,
+                       TEXT_MAX_BYTES);
+    }
+    size_t before = out->n;
+    ew__encoder e = {.tok = tok, .out = out};
+    ew_status st = encode(&e, text, size, flags, reterr);
+    ew__encoder_release(&e);
+    if (st != EW_OK) {
+        out->n = before;
+    }
+    return st;
+}
+
+/* Getters -------------------------------------------------------------------------------------------------------- */
+
+size_t ew_tokenizer_n_vocab(const ew_tokenizer *tok)
+{
+    return tok->v->n;
+}
+
+int32_t ew_tokenizer_bos(const ew_tokenizer *tok)
+{
+    return tok->v->bos;
+}
+
+int32_t ew_tokenizer_eos(const ew_tokenizer *tok)
+{
+    return tok->v->eos;
+}
+
+int32_t ew_tokenizer_pad(const ew_tokenizer *tok)
+{
+    return tok->v->pad;
+}
+
+bool ew_tokenizer_add_bos(const ew_tokenizer *tok)
+{
+    return tok->v->add_bos;
+}
+
+int32_t ew_tokenizer_find(const ew_tokenizer *tok, const char *text, size_t size)
+{
+    uint32_t id = ew__strtab_find(&tok->names, tok->v->blob, tok->v->text_end, text, size, ew__hash(text, size));
+    return id == EW__NONE ? -1 : (int32_t)id;
+}
+
+bool ew_tokenizer_is_eog(const ew_tokenizer *tok, int32_t id)
+{
+    return id >= 0 && (size_t)id < tok->v->n && tok->eog[id];
+}
+
+bool ew_tokenizer_is_control(const ew_tokenizer *tok, int32_t id)
+{
+    return id >= 0 && (size_t)id < tok->v->n && tok->v->type[id] == EW_PIECE_CONTROL;
+}
+
+const ew_vocab *ew_tokenizer_vocab(const ew_tokenizer *tok)
+{
+    return tok->v;
+}
