@@ -39,7 +39,7 @@ size_t ew_lora_count(const ew_model_config *cfg, const ew_lora_opt *opt);
 
 /* A is uniform in ±1/sqrt(C_in) (kaiming_uniform with a = sqrt(5), as PEFT does), B zero. base is the hash of the model that it
  * binds to; computing it reads the file once. */
-ew_status ew_lora_new(ew_model *m, const ew_lora_opt *opt, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
+ew_status ew_lora_new(const ew_model *m, const ew_lora_opt *opt, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
 ew_status ew_lora_dup(const ew_lora *l, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
 void ew_lora_free(ew_lora **l);
 
@@ -55,21 +55,21 @@ const ew_hooks *ew_lora_hooks(const ew_lora *l);
 
 /* w[F_out, C_in] += scale * B A: for merging and for checks of the hook against it. No-op when not targeted. */
 void ew_lora_merge_into(const ew_lora *l, uint32_t layer, ew_linear linear, float *w);
-/* Reads the base GGUF, adds the adapter and writes a GGUF whose targeted linears are F16. */
-ew_status ew_lora_merge_gguf(const ew_lora *l, ew_model *m, const char *base_path, const char *out_path,
-                             const ew_progress *progress, ew_error *reterr) EW_MUST_CHECK;
+/* Copies the GGUF that m was opened from with the adapter added; targeted linears become F16, all else stays as it is. */
+ew_status ew_lora_merge_gguf(const ew_lora *l, const ew_model *m, const char *out_path, const ew_progress *progress,
+                             ew_error *reterr) EW_MUST_CHECK;
 
 /* PEFT directory: adapter_config.json and adapter_model.safetensors (F32), keys
  * base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight and so on. dir is made when missing. */
 ew_status ew_lora_save_peft(const ew_lora *l, const ew_model *m, const char *dir, ew_error *reterr) EW_MUST_CHECK;
 /* A directory without our base hash (made by others) is bound to m by shape alone; one with another hash is EW_ECONFLICT. */
-ew_status ew_lora_load_peft(const char *dir, ew_model *m, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
+ew_status ew_lora_load_peft(const char *dir, const ew_model *m, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
 
 /* GGUF adapter as llama.cpp reads it: general.type=adapter, adapter.type=lora, adapter.lora.alpha, tensors
  * blk.N.attn_q.weight.lora_a / .lora_b (F32). Rank-stabilised scale is written as the equivalent alpha. */
 ew_status ew_lora_save_gguf(const ew_lora *l, const ew_model *m, const char *path, ew_error *reterr) EW_MUST_CHECK;
-ew_status ew_lora_load_gguf(const char *path, ew_model *m, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
+ew_status ew_lora_load_gguf(const char *path, const ew_model *m, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
 /* A PEFT directory or a .gguf file, whichever path is. */
-ew_status ew_lora_load(const char *path, ew_model *m, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
+ew_status ew_lora_load(const char *path, const ew_model *m, ew_lora **ret_lora, ew_error *reterr) EW_MUST_CHECK;
 
 #endif
