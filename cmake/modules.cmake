@@ -50,7 +50,7 @@ ew_module(edge/agent_cli LAYER 11 DEPS base sys crypt text domain record db rag 
 ew_module(cloud/signer LAYER 9 DEPS base sys crypt text net)
 ew_module(cloud/registry LAYER 9 DEPS base sys crypt text domain db wire format model compress)
 ew_module(cloud/planner LAYER 9 DEPS base sys text domain record db kern model peft train probe)
-ew_module(cloud/offload LAYER 9 DEPS base sys domain kern model split wire)
+ew_module(cloud/offload LAYER 9 DEPS base crypt domain kern model split)
 ew_module(cloud/experiment LAYER 9 DEPS base sys crypt text domain task)
 ew_module(cloud/coordd LAYER 10 DEPS base sys crypt text domain record db net wire session model jobs
                                     signer registry planner offload experiment LIBS PkgConfig::ssl)

@@ -33,6 +33,11 @@ struct ew_session {
     ew_model *m;         /* a reference */
     ew_session_opt opt;  /* defaults filled in */
     ew_hooks hooks;      /* copy of what was given */
+    struct {
+        uint32_t a, b;    /* layers [a, b) run by fn; a == b: none do */
+        ew_segment_fn fn; /* */
+        void *ctx;        /* */
+    } segment;
     ew_rope_opt rope;    /* with table and factors */
     uint32_t pos;        /* tokens appended by eval */
     uint32_t max_rank;   /* of low-rank workspace */
@@ -291,6 +296,18 @@ ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *r
     return EW_OK;
 }
 
+ew_status ew_session_set_segment(ew_session *s, uint32_t a, uint32_t b, ew_segment_fn fn, void *ctx, ew_error *reterr)
+{
+    if (a > b || b > s->m->cfg.L || (a < b && fn == NULL)) {
+        return ew_fail(reterr, EW_EINVAL, "layers [%u, %u) are not a part of a model with %u layers", a, b, s->m->cfg.L);
+    }
+    s->segment.a = a;
+    s->segment.b = b;
+    s->segment.fn = fn;
+    s->segment.ctx = ctx;
+    return EW_OK;
+}
+
 /* ---- the block ---- */
 
 /* y += scale * (x A^T) B^T for the pair on this linear, if there is one. x:[T,C_in], y:[T,F_out]. */
@@ -496,14 +513,22 @@ static ew_status check_eval(const ew_session *s, const int32_t *ids, size_t n, e
     return check_room(s, s->pos, n, reterr);
 }
 
-/* The next chunk of at most `rest` tokens: their hidden states are in s->w.x, the position moves on. Returns its length. */
-static size_t eval_chunk(ew_session *s, const int32_t *ids, size_t rest)
+/* The next chunk of at most `rest` tokens: their hidden states are in s->w.x, the position moves on by *ret_T. */
+static ew_status eval_chunk(ew_session *s, const int32_t *ids, size_t rest, size_t *ret_T, ew_error *reterr)
 {
     size_t T = EW_MIN(rest, s->opt.n_batch);
+    uint32_t L = s->m->cfg.L;
     ew_embed(&s->opt.exec, &s->m->token_embd, ids, T, s->w.x);
-    run_chunk(s, 0, s->m->cfg.L, s->w.x, T, s->pos);
+    if (s->segment.a == s->segment.b) {
+        run_chunk(s, 0, L, s->w.x, T, s->pos);
+    } else {
+        run_chunk(s, 0, s->segment.a, s->w.x, T, s->pos);
+        EW_TRY(s->segment.fn(s->segment.ctx, s->w.x, T, s->pos, reterr));
+        run_chunk(s, s->segment.b, L, s->w.x, T, s->pos);
+    }
     s->pos += (uint32_t)T;
-    return T;
+    *ret_T = T;
+    return EW_OK;
 }
 
 ew_status ew_session_eval(ew_session *s, const int32_t *ids, size_t n, float *ret_logits, ew_error *reterr)
@@ -511,7 +536,7 @@ ew_status ew_session_eval(ew_session *s, const int32_t *ids, size_t n, float *re
     EW_TRY(check_eval(s, ids, n, reterr));
     size_t T = 0;
     for (size_t done = 0; done < n; done += T) {
-        T = eval_chunk(s, ids + done, n - done);
+        EW_TRY(eval_chunk(s, ids + done, n - done, &T, reterr));
     }
     if (ret_logits != NULL) {
         head_chunk(s, s->w.x + (T - 1) * s->m->cfg.C, 1, ret_logits);
@@ -524,7 +549,7 @@ ew_status ew_session_eval_all(ew_session *s, const int32_t *ids, size_t n, float
     EW_TRY(check_eval(s, ids, n, reterr));
     size_t T;
     for (size_t done = 0; done < n; done += T) {
-        T = eval_chunk(s, ids + done, n - done);
+        EW_TRY(eval_chunk(s, ids + done, n - done, &T, reterr));
         head_chunk(s, s->w.x, T, ret_logits + done * s->m->cfg.V);
     }
     return EW_OK;
@@ -544,7 +569,7 @@ ew_status ew_session_nll(ew_session *s, const int32_t *ids, size_t n, size_t n_p
     double sum = 0;
     size_t T;
     for (size_t done = 0; done < n - 1; done += T) {
-        T = eval_chunk(s, ids + done, n - 1 - done);
+        EW_TRY(eval_chunk(s, ids + done, n - 1 - done, &T, reterr));
         size_t first = n_prompt - 1 > done ? n_prompt - 1 - done : 0; /* row t predicts token done + t + 1 */
         for (size_t t = first; t < T;) {
             size_t rows = EW_MIN(T - t, rows_max);

@@ -58,6 +58,14 @@ uint64_t ew_session_bytes(const ew_session *s); /* kv + workspace taken */
  * computed under the old ones. */
 ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *reterr) EW_MUST_CHECK;
 
+/* Runs layers [a, b) of a chunk somewhere else: x[n,C] in place, positions pos … pos + n - 1, n <= n_batch. Called in the session's
+ * thread; a failure ends the evaluation with its status. */
+typedef ew_status (*ew_segment_fn)(void *ctx, float *x, size_t n, uint32_t pos, ew_error *reterr);
+/* From now on evaluation gives layers [a, b) to fn (split/ does); a == b takes them back. fn may call ew_session_run for layers that this
+ * session holds. EW_EINVAL for a bad range. */
+ew_status ew_session_set_segment(ew_session *s, uint32_t a, uint32_t b, ew_segment_fn fn, void *ctx,
+                                 ew_error *reterr) EW_MUST_CHECK;
+
 /* Appends n tokens (any n > 0; computed in chunks of n_batch). ret_logits[V] of the last one, or NULL. A session of all layers only.
  * EW_EINVAL for an id outside the vocabulary, EW_ELIMIT when the context is full (nothing was appended). */
 ew_status ew_session_eval(ew_session *s, const int32_t *ids, size_t n, float *ret_logits,
