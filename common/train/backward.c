@@ -178,6 +178,9 @@ void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_laye
     linear_forward(e, &lin[EW_LINEAR_GATE], pair(lora, EW_LINEAR_GATE), acts->n2, T, acts->gate, work);
     linear_forward(e, &lin[EW_LINEAR_UP], pair(lora, EW_LINEAR_UP), acts->n2, T, acts->up, work);
     ew_swiglu(e, acts->gate, acts->up, T * cfg->F, acts->h);
+    if (y == NULL) {
+        return;
+    }
     linear_forward(e, &lin[EW_LINEAR_DOWN], pair(lora, EW_LINEAR_DOWN), acts->h, T, y, work);
     ew_vec_add(e, y, acts->x1, T * C);
 }

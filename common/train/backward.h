@@ -74,7 +74,8 @@ bool ew_train_work_take(ew_arena *a, const ew_model *m, uint32_t lora_rank, size
 /* Fills the tables of a work area that was taken from a real arena. */
 void ew_train_work_start(ew_train_work *w);
 
-/* Layer i_layer of m. acts->x holds the input; y[T,C] is overwritten (not acts->x itself). lora: [EW_LINEAR_COUNT] or NULL. */
+/* Layer i_layer of m. acts->x holds the input; y[T,C] is overwritten (not acts->x itself); NULL when only the activations are
+ * wanted (computed again for the backward). lora: [EW_LINEAR_COUNT] or NULL. */
 void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_lora_pair *lora,
                             const ew_train_batch *b, ew_train_acts *acts, ew_train_work *work, float *y);
 /* work->dx holds dL/dy and holds dL/dx afterwards. Accumulates into grads. need_dx false: the gradient of x is not needed (lowest
