@@ -237,6 +237,17 @@ static ew_status get_text(const json_t *j, const char *where, const char *key, c
     return EW_OK;
 }
 
+ew_status ew_debian_default_dir(const char *xdg_cache_home, const char *home, char *dst, size_t size, ew_error *reterr)
+{
+    if (xdg_cache_home != NULL && xdg_cache_home[0] == '/') {
+        return ew_path_join(dst, size, xdg_cache_home, "edgewise/debian", reterr);
+    }
+    if (home != NULL && home[0] == '/') {
+        return ew_path_join(dst, size, home, ".cache/edgewise/debian", reterr);
+    }
+    return ew_fail(reterr, EW_EINVAL, "neither XDG_CACHE_HOME nor HOME is set: give the benchmark's directory (--dir)");
+}
+
 static ew_status read_info(ew_debian_info *i, const char *dir, ew_error *reterr)
 {
     char path[EW_PATH_MAX];
@@ -258,6 +269,7 @@ static ew_status read_info(ew_debian_info *i, const char *dir, ew_error *reterr)
     EW_TRY(get_text(j, path, "codename", i->codename, sizeof(i->codename), reterr));
     EW_TRY(get_text(j, path, "date", i->date, sizeof(i->date), reterr));
     EW_TRY(get_text(j, path, "arch", i->arch, sizeof(i->arch), reterr));
+    EW_TRY(get_text(j, path, "heldout", i->heldout, sizeof(i->heldout), reterr));
     struct {
         const char *key;
         uint64_t *value;
@@ -276,6 +288,14 @@ static ew_status read_info(ew_debian_info *i, const char *dir, ew_error *reterr)
     for (size_t k = 0; k < EW_COUNT(counts); k++) {
         EW_TRY(get_count(j, path, counts[k].key, counts[k].value, reterr));
     }
+    return EW_OK;
+}
+
+ew_status ew_debian_read_info(const char *dir, ew_debian_info *ret_info, ew_error *reterr)
+{
+    ew_debian_info info = {0};
+    EW_TRY(read_info(&info, dir, reterr));
+    *ret_info = info;
     return EW_OK;
 }
 

@@ -35,6 +35,7 @@ const char *ew_debian_role_name(ew_debian_role r);
 
 typedef struct ew_debian_info {
     char digest[65], codename[64], date[64], arch[32];
+    char heldout[65]; /* SHA-256 of the held-out list, "" = none */
     uint64_t n_packages, n_sources, n_items, n_near_duplicates, n_extra;
     uint64_t n_users, n_dev, n_test, n_eval_items, n_section_users /* DEV and TEST with label entropy >= 1 bit */;
     uint64_t n_pool_items, n_pool_chars;
@@ -50,6 +51,13 @@ typedef struct ew_debian_build_opt {
 ew_status ew_debian_build(const ew_debian_build_opt *opt, ew_debian_info *ret_info, ew_error *reterr) EW_MUST_CHECK;
 /* True when path is a Release file of Debian itself with this codename. */
 bool ew_debian_release_matches(const char *path, const char *codename);
+
+/* "$XDG_CACHE_HOME/edgewise/debian" or "$HOME/.cache/edgewise/debian"; the caller passes the two variables (NULL or "" = not set).
+ * EW_EINVAL when neither is. */
+ew_status ew_debian_default_dir(const char *xdg_cache_home, const char *home, char *dst, size_t size,
+                                ew_error *reterr) EW_MUST_CHECK;
+/* Only what info.json says, unchecked: fast. */
+ew_status ew_debian_read_info(const char *dir, ew_debian_info *ret_info, ew_error *reterr) EW_MUST_CHECK;
 
 typedef struct ew_debian ew_debian; /* an open benchmark directory, all in memory */
 

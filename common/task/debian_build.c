@@ -239,6 +239,7 @@ static ew_status heldout_read(build *b, ew_error *reterr)
     }
     EW_AUTO_BUF text = {0};
     EW_TRY(ew_file_read(b->opt->heldout, BUILD_HELDOUT_BYTES_MAX, &text, reterr));
+    ew_sha256_hex(ew_buf_str(&text), text.size, b->info.heldout);
     ew_status st = ew_map_new(&b->heldout);
     size_t line = 0;
     for (char *p = text.data; st == EW_OK && p != NULL && *p != '\0';) {
@@ -490,11 +491,11 @@ static ew_status info_text(const build *b, ew_buf *out, ew_error *reterr)
 {
     const ew_debian_info *i = &b->info;
     EW_AUTO_JSON j = json_pack(
-        "{s:i, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "format",
-        EW__DEBIAN_FORMAT, "digest", i->digest, "codename", i->codename, "date", i->date, "arch", i->arch, "packages",
-        (json_int_t)i->n_packages, "sources", (json_int_t)i->n_sources, "items", (json_int_t)i->n_items,
-        "near_duplicates", (json_int_t)i->n_near_duplicates, "extra", (json_int_t)i->n_extra, "users",
-        (json_int_t)i->n_users, "dev", (json_int_t)i->n_dev, "test", (json_int_t)i->n_test, "eval_items",
+        "{s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "format",
+        EW__DEBIAN_FORMAT, "digest", i->digest, "codename", i->codename, "date", i->date, "arch", i->arch, "heldout",
+        i->heldout, "packages", (json_int_t)i->n_packages, "sources", (json_int_t)i->n_sources, "items",
+        (json_int_t)i->n_items, "near_duplicates", (json_int_t)i->n_near_duplicates, "extra", (json_int_t)i->n_extra,
+        "users", (json_int_t)i->n_users, "dev", (json_int_t)i->n_dev, "test", (json_int_t)i->n_test, "eval_items",
         (json_int_t)i->n_eval_items, "section_users", (json_int_t)i->n_section_users, "pool_items",
         (json_int_t)i->n_pool_items, "pool_chars", (json_int_t)i->n_pool_chars);
     if (j == NULL) {
