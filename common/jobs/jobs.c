@@ -330,6 +330,30 @@ ew_status ew_jobs_counts(ew_db *db, const char *queue, const char *group, size_t
     return EW_OK;
 }
 
+ew_status ew_jobs_running(ew_db *db, const char *queue, const char *target, size_t *ret_n, ew_error *reterr)
+{
+    EW_AUTO(ew_stmt) st = NULL;
+    EW_TRY(ew_stmt_open(db, "SELECT count(*) FROM job WHERE queue=?1 AND target=?2 AND state=1", &st, reterr));
+    ew_bind_text(st, 1, queue);
+    ew_bind_text(st, 2, target);
+    bool row = false;
+    EW_TRY(ew_stmt_step(st, &row, reterr));
+    *ret_n = row ? (size_t)ew_col_i64(st, 0) : 0;
+    return EW_OK;
+}
+
+ew_status ew_jobs_shorten(ew_db *db, const char *queue, const char *target, uint64_t until_ms, ew_error *reterr)
+{
+    EW_AUTO(ew_stmt) st = NULL;
+    EW_TRY(ew_stmt_open(db,
+                        "UPDATE job SET lease_until_ms=min(lease_until_ms,?3) WHERE queue=?1 AND target=?2 AND state=1",
+                        &st, reterr));
+    ew_bind_text(st, 1, queue);
+    ew_bind_text(st, 2, target);
+    ew_bind_i64(st, 3, (int64_t)until_ms);
+    return ew_stmt_run(st, reterr);
+}
+
 ew_status ew_jobs_get(ew_db *db, const char *id, ew_job *ret_job, ew_error *reterr)
 {
     EW_AUTO(ew_stmt) st = NULL;

@@ -102,6 +102,14 @@ ew_status ew_jobs_cancel(ew_db *db, const char *queue, const char *group, uint64
 ew_status ew_jobs_counts(ew_db *db, const char *queue, const char *group, size_t n[static EW_JOB_STATE_COUNT],
                          ew_error *reterr) EW_MUST_CHECK;
 
+/* Jobs of queue that target runs now. */
+ew_status ew_jobs_running(ew_db *db, const char *queue, const char *target, size_t *ret_n,
+                          ew_error *reterr) EW_MUST_CHECK;
+
+/* What target runs now gets a lease until at most until_ms (it was restarted and may have lost its work). */
+ew_status ew_jobs_shorten(ew_db *db, const char *queue, const char *target, uint64_t until_ms,
+                          ew_error *reterr) EW_MUST_CHECK;
+
 /* EW_ENOENT. */
 ew_status ew_jobs_get(ew_db *db, const char *id, ew_job *ret_job, ew_error *reterr) EW_MUST_CHECK;
 
