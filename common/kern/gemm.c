@@ -1,0 +1,292 @@
+/* The f32 product by packed tiles, for plain matrices and for weights of any dtype.
+ *
+ * C is cut into tasks of fixed size (by M and N only). A task packs KC x NC of B and MC x KC of A into thread-local panels
+ * and lets the micro-kernel add to C. K is walked in order and C keeps the running sum in f32, so an element is one chain of
+ * fused multiply-adds whatever the tiling. ref has no micro-kernel: the same walk with sums in double.
+ * Source of the scheme: Goto & van de Geijn 2008; micro-kernel shapes as in BLIS. */
+#include <string.h>
+
+#include "kern/kern_int.h"
+#include "sys/pool.h"
+
+#define MC EW_GEMM_MC
+#define NC EW_GEMM_NC
+#define KC EW_GEMM_KC
+
+static _Thread_local _Alignas(64) float pack_a[MC * KC];
+static _Thread_local _Alignas(64) float pack_b[KC * NC];
+static _Thread_local _Alignas(64) float unpacked[KC * NC];
+static _Thread_local _Alignas(64) double acc_ref[MC * NC];
+
+typedef struct gemm_job {
+    const ew_kern *k;
+    ew_gemm_args g;
+    const ew_mat *w;   /* B comes from this weight instead of g.b */
+    bool w_rows_are_n; /* B = W^T, else B = W */
+    size_t ms, ns;     /* rows and columns of a task */
+    size_t n_tasks_n;  /* tasks along N */
+} gemm_job;
+
+static void choose_tasks(gemm_job *job)
+{
+    job->ms = 4 * MC;
+    job->ns = NC;
+    for (;;) {
+        size_t tm = (job->g.M + job->ms - 1) / job->ms;
+        size_t tn = (job->g.N + job->ns - 1) / job->ns;
+        job->n_tasks_n = tn;
+        if (tm * tn >= 8) {
+            return;
+        }
+        if (job->ms > MC && job->g.M > job->ms / 2) {
+            job->ms /= 2;
+        } else if (job->ns > 64 && job->g.N > job->ns / 2) {
+            job->ns /= 2;
+        } else if (job->ms > MC / 2 && job->g.M > job->ms / 2) {
+            job->ms /= 2;
+        } else {
+            return;
+        }
+    }
+}
+
+/* One panel of `cols` columns of B from a weight whose rows run along K. */
+static void pack_wt(const gemm_job *job, size_t k0, size_t kc, size_t j0, size_t cols, size_t width, float *dst)
+{
+    const ew_mat *w = job->w;
+    const ew_dtype_info *info = ew_dtype_get(w->dtype);
+    size_t skip = k0 / info->block_elems * info->block_bytes;
+    for (size_t r = 0; r < cols; r++) {
+        const uint8_t *row = (const uint8_t *)w->data + (j0 + r) * w->row_bytes + skip;
+        job->k->dequant_row(w->dtype, row, unpacked + r * kc, kc);
+    }
+    job->k->gemm_pack(unpacked, kc, 1, cols, kc, width, dst);
+}
+
+static void unpack_w(const gemm_job *job, size_t k0, size_t kc, size_t j0, size_t nb)
+{
+    const ew_mat *w = job->w;
+    const ew_dtype_info *info = ew_dtype_get(w->dtype);
+    size_t skip = j0 / info->block_elems * info->block_bytes;
+    for (size_t i = 0; i < kc; i++) {
+        const uint8_t *row = (const uint8_t *)w->data + (k0 + i) * w->row_bytes + skip;
+        job->k->dequant_row(w->dtype, row, unpacked + i * NC, nb);
+    }
+}
+
+static void pack_b_block(const gemm_job *job, size_t k0, size_t kc, size_t j0, size_t nb, size_t width)
+{
+    const ew_gemm_args *g = &job->g;
+    if (job->w != NULL && !job->w_rows_are_n) {
+        unpack_w(job, k0, kc, j0, nb);
+    }
+    for (size_t p = 0; p < nb; p += width) {
+        size_t cols = EW_MIN(width, nb - p);
+        float *dst = pack_b + p * kc;
+        if (job->w == NULL) {
+            const float *src = g->b + k0 * g->b_row + (j0 + p) * g->b_col;
+            job->k->gemm_pack(src, g->b_col, g->b_row, cols, kc, width, dst);
+        } else if (job->w_rows_are_n) {
+            pack_wt(job, k0, kc, j0 + p, cols, width, dst);
+        } else {
+            job->k->gemm_pack(unpacked + p, 1, NC, cols, kc, width, dst);
+        }
+    }
+}
+
+static void pack_a_block(const gemm_job *job, size_t i0, size_t mb, size_t k0, size_t kc, size_t width)
+{
+    const ew_gemm_args *g = &job->g;
+    for (size_t p = 0; p < mb; p += width) {
+        const float *src = g->a + (i0 + p) * g->a_row + k0 * g->a_col;
+        job->k->gemm_pack(src, g->a_row, g->a_col, EW_MIN(width, mb - p), kc, width, pack_a + p * kc);
+    }
+    if (job->g.alpha != 1.0f && job->k->gemm_micro != NULL) {
+        job->k->scale(job->g.alpha, (mb + width - 1) / width * width * kc, pack_a);
+    }
+}
+
+static void multiply_block(const gemm_job *job, size_t i0, size_t mb, size_t kc, size_t j0, size_t nb)
+{
+    const ew_gemm_args *g = &job->g;
+    const ew_kern *k = job->k;
+    _Alignas(64) float edge[EW_GEMM_MR_MAX * EW_GEMM_NR_MAX];
+    for (size_t q = 0; q < nb; q += k->nr) {
+        size_t n = EW_MIN((size_t)k->nr, nb - q);
+        for (size_t p = 0; p < mb; p += k->mr) {
+            size_t m = EW_MIN((size_t)k->mr, mb - p);
+            float *c = g->c + (i0 + p) * g->c_row + j0 + q;
+            if (n == k->nr) {
+                k->gemm_micro(m, kc, pack_a + p * kc, pack_b + q * kc, c, g->c_row);
+                continue;
+            }
+            memset(edge, 0, sizeof(edge));
+            for (size_t i = 0; i < m; i++) {
+                memcpy(edge + i * k->nr, c + i * g->c_row, n * sizeof(float));
+            }
+            k->gemm_micro(m, kc, pack_a + p * kc, pack_b + q * kc, edge, k->nr);
+            for (size_t i = 0; i < m; i++) {
+                memcpy(c + i * g->c_row, edge + i * k->nr, n * sizeof(float));
+            }
+        }
+    }
+}
+
+static void clear_block(const ew_gemm_args *g, size_t i0, size_t m, size_t j0, size_t n)
+{
+    for (size_t i = i0; i < i0 + m; i++) {
+        memset(g->c + i * g->c_row + j0, 0, n * sizeof(float));
+    }
+}
+
+static void task_fast(const gemm_job *job, size_t i0, size_t m, size_t j0, size_t n)
+{
+    if (!job->g.accumulate) {
+        clear_block(&job->g, i0, m, j0, n);
+    }
+    for (size_t k0 = 0; k0 < job->g.K; k0 += KC) {
+        size_t kc = EW_MIN((size_t)KC, job->g.K - k0);
+        pack_b_block(job, k0, kc, j0, n, job->k->nr);
+        for (size_t i = 0; i < m; i += MC) {
+            size_t mb = EW_MIN((size_t)MC, m - i);
+            pack_a_block(job, i0 + i, mb, k0, kc, job->k->mr);
+            multiply_block(job, i0 + i, mb, kc, j0, n);
+        }
+    }
+}
+
+/* Panels here are the whole block: pack_a[k][mb], pack_b[k][n]. */
+static void task_ref(const gemm_job *job, size_t i0, size_t m, size_t j0, size_t n)
+{
+    const ew_gemm_args *g = &job->g;
+    for (size_t i = 0; i < m; i += MC) {
+        size_t mb = EW_MIN((size_t)MC, m - i);
+        memset(acc_ref, 0, sizeof(acc_ref));
+        for (size_t k0 = 0; k0 < g->K; k0 += KC) {
+            size_t kc = EW_MIN((size_t)KC, g->K - k0);
+            pack_b_block(job, k0, kc, j0, n, n);
+            pack_a_block(job, i0 + i, mb, k0, kc, mb);
+            for (size_t kk = 0; kk < kc; kk++) {
+                for (size_t r = 0; r < mb; r++) {
+                    double a = (double)pack_a[kk * mb + r];
+                    for (size_t j = 0; j < n; j++) {
+                        acc_ref[r * NC + j] += a * (double)pack_b[kk * n + j];
+                    }
+                }
+            }
+        }
+        for (size_t r = 0; r < mb; r++) {
+            float *c = g->c + (i0 + i + r) * g->c_row + j0;
+            for (size_t j = 0; j < n; j++) {
+                double v = (double)g->alpha * acc_ref[r * NC + j];
+                c[j] = (float)(g->accumulate ? (double)c[j] + v : v);
+            }
+        }
+    }
+}
+
+static void gemm_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
+{
+    const gemm_job *job = ctx;
+    (void)thread;
+    for (size_t task = begin; task < end; task++) {
+        size_t i0 = task / job->n_tasks_n * job->ms;
+        size_t j0 = task % job->n_tasks_n * job->ns;
+        size_t m = EW_MIN(job->ms, job->g.M - i0);
+        size_t n = EW_MIN(job->ns, job->g.N - j0);
+        if (job->k->gemm_micro != NULL) {
+            task_fast(job, i0, m, j0, n);
+        } else {
+            task_ref(job, i0, m, j0, n);
+        }
+    }
+}
+
+static void run(ew_pool *pool, gemm_job *job)
+{
+    const ew_gemm_args *g = &job->g;
+    if (g->M == 0 || g->N == 0) {
+        return;
+    }
+    if (job->w != NULL && job->w->dtype == EW_DTYPE_F32) {
+        size_t row = job->w->row_bytes / sizeof(float);
+        job->g.b = job->w->data;
+        job->g.b_row = job->w_rows_are_n ? 1 : row;
+        job->g.b_col = job->w_rows_are_n ? row : 1;
+        job->w = NULL;
+    }
+    choose_tasks(job);
+    size_t n_tasks = (g->M + job->ms - 1) / job->ms * job->n_tasks_n;
+    ew_par_for(pool, n_tasks, 1, gemm_tasks, job);
+}
+
+void ew_gemm(const ew_exec *e, const ew_gemm_args *g)
+{
+    gemm_job job = {.k = e->kern, .g = *g};
+    run(e->pool, &job);
+}
+
+void ew__gemm_serial(const ew_kern *k, const ew_gemm_args *g)
+{
+    gemm_job job = {.k = k, .g = *g};
+    run(NULL, &job);
+}
+
+void ew_matmul_f32(const ew_exec *e, const ew_mat *w, const float *x, size_t T, float *y, bool accumulate)
+{
+    gemm_job job = {.k = e->kern, .w = w, .w_rows_are_n = true};
+    job.g = (ew_gemm_args){.M = T,
+                           .N = w->rows,
+                           .K = w->cols,
+                           .alpha = 1.0f,
+                           .a = x,
+                           .a_row = w->cols,
+                           .a_col = 1,
+                           .c = y,
+                           .c_row = w->rows,
+                           .accumulate = accumulate};
+    run(e->pool, &job);
+}
+
+void ew_matmul_dx(const ew_exec *e, const ew_mat *w, const float *dy, size_t T, float *dx, bool accumulate,
+                  void *scratch)
+{
+    (void)scratch;
+    gemm_job job = {.k = e->kern, .w = w, .w_rows_are_n = false};
+    job.g = (ew_gemm_args){.M = T,
+                           .N = w->cols,
+                           .K = w->rows,
+                           .alpha = 1.0f,
+                           .a = dy,
+                           .a_row = w->rows,
+                           .a_col = 1,
+                           .c = dx,
+                           .c_row = w->cols,
+                           .accumulate = accumulate};
+    run(e->pool, &job);
+}
+
+size_t ew_matmul_dx_scratch(const ew_mat *w, size_t T)
+{
+    (void)w;
+    (void)T;
+    return 0;
+}
+
+void ew_matmul_dw(const ew_exec *e, const float *dy, const float *x, size_t T, size_t F, size_t C, float *dw)
+{
+    ew_gemm_args g = {.M = F,
+                      .N = C,
+                      .K = T,
+                      .alpha = 1.0f,
+                      .a = dy,
+                      .a_row = 1,
+                      .a_col = F,
+                      .b = x,
+                      .b_row = C,
+                      .b_col = 1,
+                      .c = dw,
+                      .c_row = C,
+                      .accumulate = true};
+    ew_gemm(e, &g);
+}

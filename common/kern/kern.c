@@ -1,0 +1,258 @@
+/* Choice of the table, and the products of inference: quantised activations against packed weight panels, f16 and f32 rows for
+ * a single token. */
+#include "kern/kern.h"
+
+#include <string.h>
+
+#include "kern/kern_int.h"
+#include "sys/cpu.h"
+#include "sys/pool.h"
+
+/* Below this many tokens, float weights are multiplied row by row instead of packed: the product is bound by memory. */
+#define ROWWISE_TOK 4
+
+static bool can_run(const ew_kern *k)
+{
+    uint32_t have = ew_cpu_features();
+#if defined(__x86_64__)
+    const uint32_t avx2 = EW_CPU_AVX2 | EW_CPU_FMA | EW_CPU_F16C;
+    const uint32_t avx512 =
+        avx2 | EW_CPU_AVX512F | EW_CPU_AVX512BW | EW_CPU_AVX512VL | EW_CPU_AVX512DQ | EW_CPU_AVX512VNNI;
+    if (k == &ew__kern_avx2) {
+        return (have & avx2) == avx2;
+    }
+    if (k == &ew__kern_avx512) {
+        return (have & avx512) == avx512;
+    }
+#endif
+    (void)have;
+    return k == &ew__kern_ref;
+}
+
+static const ew_kern *const tables[] = {
+    &ew__kern_ref,
+#if defined(__x86_64__)
+    &ew__kern_avx2,
+    &ew__kern_avx512,
+#endif
+};
+
+const ew_kern *ew_kern_at(size_t i)
+{
+    for (size_t j = 0; j < EW_COUNT(tables); j++) {
+        if (can_run(tables[j]) && i-- == 0) {
+            return tables[j];
+        }
+    }
+    return NULL;
+}
+
+const ew_kern *ew_kern_get(const char *name)
+{
+    const ew_kern *best = NULL;
+    for (size_t j = 0; j < EW_COUNT(tables); j++) {
+        if (can_run(tables[j]) && (name == NULL || strcmp(name, tables[j]->name) == 0)) {
+            best = tables[j];
+        }
+    }
+    return best;
+}
+
+const char *ew_kern_name(const ew_kern *k)
+{
+    return k->name;
+}
+
+ew_mat ew_mat_make(ew_dtype dtype, size_t rows, size_t cols, const void *data)
+{
+    ew_mat m = {.dtype = dtype, .rows = (uint32_t)rows, .cols = (uint32_t)cols, .data = data};
+    EW_ASSERT(rows <= UINT32_MAX && cols <= UINT32_MAX && ew_dtype_row_bytes(dtype, cols, &m.row_bytes));
+    return m;
+}
+
+ew_mat ew_mat_rows(const ew_mat *m, size_t first, size_t n)
+{
+    EW_ASSERT(first <= m->rows && n <= m->rows - first);
+    ew_mat r = *m;
+    r.rows = (uint32_t)n;
+    r.data = (const uint8_t *)m->data + first * m->row_bytes;
+    return r;
+}
+
+/* ---- integer products ---- */
+
+static bool is_q(ew_dtype t)
+{
+    return t == EW_DTYPE_Q8_0 || t == EW_DTYPE_Q4_0;
+}
+
+size_t ew_matmul_scratch(const ew_mat *w, size_t T)
+{
+    if (!is_q(w->dtype)) {
+        return 0;
+    }
+    size_t nb = w->cols / 32;
+    return EW_ALIGN_UP(T * w->cols, 64) + 2 * EW_ALIGN_UP(T * nb * 4, 64);
+}
+
+typedef struct q_job {
+    const ew_kern *k;
+    const float *x;
+    size_t T;
+    int8_t *q;
+    float *d;
+    int32_t *corr;
+    ew_xq xq;
+    const ew_mat *const *w;
+    float *const *y;
+    size_t n;
+    size_t first_task[5]; /* of each weight; [n] = total */
+    size_t rows_per_task;
+} q_job;
+
+static _Thread_local _Alignas(64) uint8_t panel_w[EW_QMUL_KB * 32 * EW_QMUL_ROWS_MAX];
+static _Thread_local _Alignas(64) float panel_d[EW_QMUL_KB * EW_QMUL_ROWS_MAX];
+
+static void quant_rows(size_t begin, size_t end, unsigned thread, void *ctx)
+{
+    q_job *j = ctx;
+    (void)thread;
+    size_t C = j->xq.C;
+    for (size_t t = begin; t < end; t++) {
+        j->k->quant_x(j->x + t * C, C, j->q + t * C, j->d + t * (C / 32), j->corr + t * (C / 32));
+    }
+}
+
+/* Tokens are taken in strips that stay in the second-level cache while the weights pass by. */
+static void panel_task(const q_job *j, const ew_mat *w, float *y, size_t f0, size_t f1)
+{
+    const ew_kern *k = j->k;
+    size_t nb = w->cols / 32;
+    for (size_t f = f0; f < f1; f += k->qrows) {
+        size_t rows = EW_MIN(k->qrows, f1 - f);
+        const uint8_t *src = (const uint8_t *)w->data + f * w->row_bytes;
+        for (size_t kb = 0; kb < nb; kb += EW_QMUL_KB) {
+            size_t n = EW_MIN((size_t)EW_QMUL_KB, nb - kb);
+            k->qpack(w->dtype, src, w->row_bytes, rows, kb, n, panel_w, panel_d);
+            k->qmul(w->dtype, panel_w, panel_d, &j->xq, kb, n, j->T, kb == 0, y + f, w->rows, rows);
+        }
+    }
+}
+
+static void dot_task(const q_job *j, const ew_mat *w, float *y, size_t f0, size_t f1)
+{
+    size_t nb = w->cols / 32;
+    for (size_t t = 0; t < j->T; t++) {
+        ew_xq x = {j->xq.q + t * w->cols, j->xq.d + t * nb, j->xq.corr + t * nb, w->cols};
+        for (size_t f = f0; f < f1; f++) {
+            y[t * w->rows + f] = j->k->qdot(w->dtype, (const uint8_t *)w->data + f * w->row_bytes, &x, nb);
+        }
+    }
+}
+
+static void q_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
+{
+    const q_job *j = ctx;
+    (void)thread;
+    for (size_t task = begin; task < end; task++) {
+        size_t i = 0;
+        while (task >= j->first_task[i + 1]) {
+            i++;
+        }
+        const ew_mat *w = j->w[i];
+        size_t f0 = (task - j->first_task[i]) * j->rows_per_task;
+        size_t f1 = EW_MIN((size_t)w->rows, f0 + j->rows_per_task);
+        if (j->k->qrows == 0 || j->T == 1) {
+            dot_task(j, w, j->y[i], f0, f1);
+        } else {
+            panel_task(j, w, j->y[i], f0, f1);
+        }
+    }
+}
+
+static void matmul_q(const ew_exec *e, const ew_mat *const *w, size_t n, const float *x, size_t T, float *const *y,
+                     void *scratch)
+{
+    size_t C = w[0]->cols, nb = C / 32;
+    uint8_t *s = scratch;
+    q_job j = {.k = e->kern, .x = x, .T = T, .w = w, .y = y, .n = n, .rows_per_task = 64};
+    j.q = (int8_t *)s;
+    s += EW_ALIGN_UP(T * C, 64);
+    j.d = (float *)(void *)s;
+    s += EW_ALIGN_UP(T * nb * 4, 64);
+    j.corr = (int32_t *)(void *)s;
+    j.xq = (ew_xq){j.q, j.d, j.corr, C};
+    ew_par_for(e->pool, T, EW_MAX((size_t)1, 8192 / C), quant_rows, &j);
+    for (size_t i = 0; i < n; i++) {
+        j.first_task[i + 1] = j.first_task[i] + (w[i]->rows + j.rows_per_task - 1) / j.rows_per_task;
+    }
+    ew_par_for(e->pool, j.first_task[n], 1, q_tasks, &j);
+}
+
+/* ---- float weights, few tokens ---- */
+
+typedef struct row_job {
+    const ew_kern *k;
+    const ew_mat *w;
+    const float *x;
+    size_t T;
+    float *y;
+} row_job;
+
+static float row_dot(const ew_kern *k, const ew_mat *w, size_t f, const float *x)
+{
+    const uint8_t *row = (const uint8_t *)w->data + f * w->row_bytes;
+    if (w->dtype == EW_DTYPE_F16) {
+        return k->dot_f16(row, x, w->cols);
+    }
+    return k->dot_f32((const float *)(const void *)row, x, w->cols);
+}
+
+static void row_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
+{
+    const row_job *j = ctx;
+    (void)thread;
+    for (size_t f = begin; f < end; f++) {
+        for (size_t t = 0; t < j->T; t++) {
+            j->y[t * j->w->rows + f] = row_dot(j->k, j->w, f, j->x + t * j->w->cols);
+        }
+    }
+}
+
+static bool rowwise(const ew_exec *e, const ew_mat *w, size_t T)
+{
+    return e->kern->gemm_micro != NULL && T < ROWWISE_TOK && w->dtype != EW_DTYPE_BF16;
+}
+
+void ew_matmul(const ew_exec *e, const ew_mat *w, const float *x, size_t T, float *y, void *scratch)
+{
+    if (T == 0) {
+        return;
+    }
+    if (is_q(w->dtype)) {
+        matmul_q(e, &w, 1, x, T, &y, scratch);
+    } else if (rowwise(e, w, T)) {
+        row_job j = {e->kern, w, x, T, y};
+        ew_par_for(e->pool, w->rows, 64, row_tasks, &j);
+    } else {
+        ew_matmul_f32(e, w, x, T, y, false);
+    }
+}
+
+void ew_matmul_multi(const ew_exec *e, const ew_mat *const *w, size_t n, const float *x, size_t T, float *const *y,
+                     void *scratch)
+{
+    bool all_q = T > 0;
+    EW_ASSERT(n <= 4);
+    for (size_t i = 0; i < n; i++) {
+        EW_ASSERT(w[i]->cols == w[0]->cols);
+        all_q = all_q && is_q(w[i]->dtype);
+    }
+    if (all_q && n > 0) {
+        matmul_q(e, w, n, x, T, y, scratch);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        ew_matmul(e, w[i], x, T, y[i], scratch);
+    }
+}

@@ -1,0 +1,124 @@
+/* Cross-entropy of the head in blocks of rows: a block's logits are computed whole, turned into their gradient in place, and
+ * multiplied back. Rows without weight are left out before anything is computed. */
+#include <math.h>
+#include <string.h>
+
+#include "kern/kern_int.h"
+#include "sys/pool.h"
+
+#define LOGITS_PER_BLOCK (1u << 20)
+
+size_t ew__loss_rows(size_t V)
+{
+    size_t rows = LOGITS_PER_BLOCK / EW_MAX((size_t)1, V);
+    return rows < 16 ? 16 : rows > 512 ? 512 : rows;
+}
+
+size_t ew_cross_entropy_scratch(const ew_mat *head, size_t T)
+{
+    size_t rows = EW_MIN(ew__loss_rows(head->rows), EW_MAX((size_t)1, T));
+    return EW_ALIGN_UP(rows * head->rows * 4, 64) + 2 * EW_ALIGN_UP(rows * head->cols * 4, 64) +
+           EW_ALIGN_UP(rows * sizeof(size_t), 64);
+}
+
+typedef struct loss_block {
+    const ew_kern *k;
+    const ew_cross_entropy_args *a;
+    size_t V, C, n;  /* n rows */
+    float *logits;   /* [n,V], becomes dlogits */
+    float *hidden;   /* [n,C] */
+    float *dhidden;  /* [n,C] */
+    size_t *row;     /* [n] index in [0,T) */
+    double nll[512]; /* of each row */
+} loss_block;
+
+static void loss_rows(size_t begin, size_t end, unsigned thread, void *ctx)
+{
+    loss_block *b = ctx;
+    const ew_cross_entropy_args *a = b->a;
+    (void)thread;
+    for (size_t i = begin; i < end; i++) {
+        size_t t = b->row[i];
+        float *x = b->logits + i * b->V;
+        float weight = a->weight != NULL ? a->weight[t] : 1.0f;
+        double target = (double)x[a->targets[t]];
+        float max = b->k->max_row(x, b->V);
+        double sum = b->k->exp_row(x, b->V, 1.0f, max);
+        b->nll[i] = (double)max + log(sum) - target;
+        if (a->dhidden == NULL && a->dhead == NULL) {
+            continue;
+        }
+        double g = (double)weight * (double)a->scale;
+        b->k->scale((float)(g / sum), b->V, x);
+        x[a->targets[t]] -= (float)g;
+    }
+}
+
+static void loss_scatter(const loss_block *b)
+{
+    const ew_cross_entropy_args *a = b->a;
+    for (size_t i = 0; i < b->n; i++) {
+        if (a->nll != NULL) {
+            a->nll[b->row[i]] = (float)b->nll[i];
+        }
+        if (a->dhidden != NULL) {
+            memcpy(a->dhidden + b->row[i] * b->C, b->dhidden + i * b->C, b->C * sizeof(float));
+        }
+    }
+}
+
+static double loss_run(const ew_exec *e, loss_block *b)
+{
+    const ew_cross_entropy_args *a = b->a;
+    for (size_t i = 0; i < b->n; i++) {
+        size_t t = b->row[i];
+        EW_ASSERT(a->targets[t] >= 0 && (size_t)a->targets[t] < b->V);
+        memcpy(b->hidden + i * b->C, a->hidden + t * b->C, b->C * sizeof(float));
+    }
+    ew_matmul_f32(e, a->head, b->hidden, b->n, b->logits, false);
+    ew_par_for(e->pool, b->n, EW_MAX((size_t)1, 16384 / b->V), loss_rows, b);
+    if (a->dhidden != NULL) {
+        ew_matmul_dx(e, a->head, b->logits, b->n, b->dhidden, false, NULL);
+    }
+    if (a->dhead != NULL) {
+        ew_matmul_dw(e, b->logits, b->hidden, b->n, b->V, b->C, a->dhead);
+    }
+    loss_scatter(b);
+    double sum = 0.0;
+    for (size_t i = 0; i < b->n; i++) {
+        sum += b->nll[i] * (a->weight != NULL ? (double)a->weight[b->row[i]] : 1.0);
+    }
+    return sum;
+}
+
+double ew_cross_entropy(const ew_exec *e, const ew_cross_entropy_args *a)
+{
+    loss_block b = {.k = e->kern, .a = a, .V = a->head->rows, .C = a->head->cols};
+    size_t cap = EW_MIN(ew__loss_rows(b.V), EW_MAX((size_t)1, a->T));
+    uint8_t *s = a->scratch;
+    b.logits = (float *)(void *)s;
+    s += EW_ALIGN_UP(cap * b.V * 4, 64);
+    b.hidden = (float *)(void *)s;
+    s += EW_ALIGN_UP(cap * b.C * 4, 64);
+    b.dhidden = (float *)(void *)s;
+    s += EW_ALIGN_UP(cap * b.C * 4, 64);
+    b.row = (size_t *)(void *)s;
+    double sum = 0.0;
+    for (size_t t = 0; t < a->T; t++) {
+        if (a->weight == NULL || a->weight[t] != 0.0f) {
+            b.row[b.n++] = t;
+        } else {
+            if (a->nll != NULL) {
+                a->nll[t] = 0.0f;
+            }
+            if (a->dhidden != NULL) {
+                memset(a->dhidden + t * b.C, 0, b.C * sizeof(float));
+            }
+        }
+        if (b.n == cap) {
+            sum += loss_run(e, &b);
+            b.n = 0;
+        }
+    }
+    return b.n > 0 ? sum + loss_run(e, &b) : sum;
+}
