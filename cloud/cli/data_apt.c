@@ -320,7 +320,7 @@ static ew_status make_absolute(const char *path, char *dst, size_t size, ew_erro
 {
     char cwd[EW_PATH_MAX];
     if (path[0] == '/') {
-        return ew_path_join(dst, size, "", path, reterr);
+        return ew_str_copy(dst, size, path) ? EW_OK : ew_fail(reterr, EW_ELIMIT, "path '%.64s…' is too long", path);
     }
     if (getcwd(cwd, sizeof(cwd)) == NULL) {
         return ew_fail_errno(reterr, errno, "the working directory");
