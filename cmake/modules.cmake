@@ -21,6 +21,8 @@ ew_module(common/tensor LAYER 3 DEPS base kern)
 ew_module(common/format LAYER 3 DEPS base sys text kern crypt)
 ew_module(common/token LAYER 3 DEPS base sys text LIBS PkgConfig::xxhash)
 ew_module(common/wire LAYER 3 DEPS base domain LIBS PkgConfig::protobuf-c)
+# Plans in words: the agent and the operator's command print the same.
+ew_module(common/show LAYER 3 DEPS base domain)
 ew_module(common/rag LAYER 3 DEPS base LIBS PkgConfig::sqlite)
 # L4
 # crypt: the SHA-256 that binds adapters and plans to a model file.
@@ -44,15 +46,18 @@ ew_module(common/jobs LAYER 7 DEPS base sys crypt domain db)
 # task: the records that a profile holds and their JSON forms
 ew_module(edge/vault LAYER 9 DEPS base sys crypt text domain db rag task)
 ew_module(edge/agentd LAYER 10 DEPS base sys crypt text domain record db net wire session format token rag model kern task peft
-                                   split probe train compress run jobs vault)
-ew_module(edge/agent_cli LAYER 11 DEPS base sys crypt text domain record db rag wire session token model task peft train run agentd vault)
+                                   split probe train compress run jobs show vault)
+ew_module(edge/agent_cli LAYER 11 DEPS base sys crypt text domain record db rag wire session show token model task peft train run agentd vault)
 
 ew_module(cloud/signer LAYER 9 DEPS base sys crypt text net)
 ew_module(cloud/registry LAYER 9 DEPS base sys crypt text domain db wire format model compress)
-ew_module(cloud/planner LAYER 9 DEPS base sys text domain record db kern model peft train probe)
+# Pure: no database. kern: the dry runs that size memory take an ew_exec.
+ew_module(cloud/planner LAYER 9 DEPS base text crypt domain record kern model peft train probe)
 ew_module(cloud/offload LAYER 9 DEPS base crypt domain kern model split)
 ew_module(cloud/experiment LAYER 9 DEPS base sys crypt text domain task)
-ew_module(cloud/coordd LAYER 10 DEPS base sys crypt text domain record db net wire session model jobs
-                                    signer registry planner offload experiment LIBS PkgConfig::ssl)
-ew_module(cloud/cli LAYER 10 DEPS base sys crypt text domain record net wire session kern format token rag model task peft probe
+# The operator's end of the wire, for `edgewise` and for the coordinator's own sub-commands.
+ew_module(cloud/opclient LAYER 9 DEPS base sys crypt text domain net wire session)
+ew_module(cloud/coordd LAYER 10 DEPS base sys crypt text domain record show db net wire session kern model jobs
+                                    signer registry planner offload experiment opclient LIBS PkgConfig::ssl)
+ew_module(cloud/cli LAYER 10 DEPS base sys crypt text domain record show opclient net wire session kern format token rag model task peft probe
                                  train compress run planner registry experiment)
