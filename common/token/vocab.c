@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "token/token_int.h"
 
 #define BLOB_MAX ((size_t)256 * 1024 * 1024)
 #define MERGES_MAX ((size_t)4 * EW_LIMIT_VOCAB)
@@ -232,4 +233,39 @@ ew_status ew_vocab_copy(const ew_vocab *v, ew_vocab **ret_vocab, ew_error *reter
     *ret_vocab = c;
     c = NULL;
     return EW_OK;
+}
+
+struct ew_vocab_index {
+    const ew_vocab *v; /* borrowed */
+    ew__strtab tab;
+};
+
+ew_status ew_vocab_index_new(const ew_vocab *v, ew_vocab_index **ret_index, ew_error *reterr)
+{
+    ew_vocab_index *x = ew_calloc(1, sizeof(*x));
+    if (x == NULL || ew__strtab_reserve(&x->tab, v->n) != EW_OK) {
+        ew_free(x);
+        return ew_fail(reterr, EW_ENOMEM, "no memory for the index of a vocabulary of %zu pieces", v->n);
+    }
+    x->v = v;
+    for (size_t i = 0; i < v->n; i++) {
+        ew__strtab_put(&x->tab, v->blob, v->text_end, (uint32_t)i, true);
+    }
+    *ret_index = x;
+    return EW_OK;
+}
+
+void ew_vocab_index_free(ew_vocab_index **xp)
+{
+    if (*xp != NULL) {
+        ew__strtab_release(&(*xp)->tab);
+        ew_free(*xp);
+        *xp = NULL;
+    }
+}
+
+int32_t ew_vocab_index_find(const ew_vocab_index *x, const void *text, size_t size)
+{
+    uint32_t id = ew__strtab_find(&x->tab, x->v->blob, x->v->text_end, text, size, ew__hash(text, size));
+    return id == EW__NONE ? -1 : (int32_t)id;
 }

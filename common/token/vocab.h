@@ -108,4 +108,12 @@ ew_span ew_vocab_text(const ew_vocab *v, int32_t id);
 /* The first piece with this text, or -1. Linear: for a handful of look-ups (special pieces). */
 int32_t ew_vocab_find(const ew_vocab *v, const char *text);
 
+/* Text of pieces to ids, for whoever builds merges from text. The last of equal pieces wins. It reads v, which must not change while the
+ * index lives. */
+typedef struct ew_vocab_index ew_vocab_index;
+ew_status ew_vocab_index_new(const ew_vocab *v, ew_vocab_index **ret_index, ew_error *reterr) EW_MUST_CHECK;
+void ew_vocab_index_free(ew_vocab_index **x);
+/* The id, or -1. */
+int32_t ew_vocab_index_find(const ew_vocab_index *x, const void *text, size_t size);
+
 #endif

@@ -1,0 +1,690 @@
+/* Vocabulary from Hugging Face's tokenizer.json. Meaning of the parts: huggingface/tokenizers 0.2x (models/bpe, pre_tokenizers,
+ * normalizers, processors/template); which of the files says what: transformers PreTrainedTokenizerFast and LlamaTokenizerFast. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "model/vocab.h"
+#include "sys/file.h"
+#include "text/json.h"
+#include "token/pretok.h"
+
+#define SPACE "\xE2\x96\x81" /* U+2581 */
+#define GPT2_PATTERN "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define DEPTH_MAX 4 /* Sequence in Sequence */
+
+typedef struct hf {
+    const char *name;   /* of the file, for messages */
+    const json_t *root; /* tokenizer.json */
+    ew_vocab *v;
+    bool byte_level; /* a ByteLevel pre-tokenizer */
+    bool spaces;     /* spaces become U+2581 */
+} hf;
+
+static ew_status unsupported(const hf *h, const char *part, const char *what, ew_error *reterr)
+{
+    return ew_fail(reterr, EW_EUNSUPPORTED, "%s: %s '%.64s' is not supported", h->name, part, what);
+}
+
+static ew_status type_of(const hf *h, const json_t *j, const char **ret, ew_error *reterr)
+{
+    if (!json_is_object(j)) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s: a part of the tokenizer is %s, not an object", h->name,
+                       ew_json_kind(j));
+    }
+    return ew_json_get_str(j, h->name, "type", ret, reterr);
+}
+
+/* Pre-tokenizer -------------------------------------------------------------------------------------------------- */
+
+static ew_status split_mode(const hf *h, const char *behavior, ew_split_mode *ret, ew_error *reterr)
+{
+    static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
+    for (size_t i = 0; i < EW_COUNT(names); i++) {
+        if (ew_str_eq(behavior, names[i])) {
+            *ret = (ew_split_mode)i;
+            return EW_OK;
+        }
+    }
+    return unsupported(h, "split behavior", behavior, reterr);
+}
+
+/* text as a pattern that matches just it */
+static void quote_pattern(const char *text, ew_buf *out)
+{
+    for (; *text != '\0'; text++) {
+        if (strchr("\\^$.[]|()?*+{}#-/ ", *text) != NULL) {
+            ew_buf_addc(out, '\\');
+        }
+        ew_buf_addc(out, *text);
+    }
+}
+
+static ew_status pre_split(const hf *h, const json_t *j, ew_error *reterr)
+{
+    json_t *pattern;
+    const char *text = NULL;
+    const char *behavior;
+    bool invert = false;
+    ew_split_mode mode;
+    EW_AUTO_BUF quoted = {0};
+    EW_TRY(ew_json_get_obj(j, h->name, "pattern", &pattern, reterr));
+    EW_TRY(ew_json_opt_str(pattern, h->name, "Regex", &text, reterr));
+    if (text == NULL) {
+        EW_TRY(ew_json_get_str(pattern, h->name, "String", &text, reterr));
+        quote_pattern(text, &quoted);
+        EW_TRY(ew_buf_check(&quoted, reterr));
+        text = ew_buf_str(&quoted);
+    }
+    EW_TRY(ew_json_get_str(j, h->name, "behavior", &behavior, reterr));
+    EW_TRY(ew_json_opt_bool(j, h->name, "invert", &invert, reterr));
+    EW_TRY(split_mode(h, behavior, &mode, reterr));
+    if (text[0] == '\0') {
+        return unsupported(h, "pre-tokenizer Split with the pattern", "", reterr);
+    }
+    return ew_vocab_add_split(h->v, text, mode, invert, reterr);
+}
+
+static ew_status pre_byte_level(hf *h, const json_t *j, ew_error *reterr)
+{
+    bool use_regex = true;
+    bool prefix = false;
+    EW_TRY(ew_json_opt_bool(j, h->name, "use_regex", &use_regex, reterr));
+    EW_TRY(ew_json_opt_bool(j, h->name, "add_prefix_space", &prefix, reterr));
+    h->byte_level = true;
+    if (prefix) {
+        h->v->prefix = EW_PREFIX_ALWAYS;
+        h->v->prefix_once = true;
+        if (h->v->n_splits > 0) {
+            return unsupported(h, "pre-tokenizer", "ByteLevel with add_prefix_space after another step", reterr);
+        }
+    }
+    return use_regex ? ew_vocab_add_split(h->v, GPT2_PATTERN, EW_SPLIT_ISOLATED, false, reterr) : EW_OK;
+}
+
+static ew_status pre_metaspace(hf *h, const json_t *j, ew_error *reterr)
+{
+    const char *replacement = SPACE;
+    const char *scheme = NULL;
+    bool split = true;
+    bool prefix = true;
+    EW_TRY(ew_json_opt_str(j, h->name, "replacement", &replacement, reterr));
+    EW_TRY(ew_json_opt_str(j, h->name, "prepend_scheme", &scheme, reterr));
+    EW_TRY(ew_json_opt_bool(j, h->name, "add_prefix_space", &prefix, reterr));
+    EW_TRY(ew_json_opt_bool(j, h->name, "split", &split, reterr));
+    if (!ew_str_eq(replacement, SPACE)) {
+        return unsupported(h, "Metaspace replacement", replacement, reterr);
+    }
+    if (scheme == NULL) {
+        scheme = prefix ? "always" : "never";
+    }
+    h->spaces = true;
+    if (ew_str_eq(scheme, "always") || ew_str_eq(scheme, "first")) {
+        h->v->prefix = ew_str_eq(scheme, "first") ? EW_PREFIX_FIRST : EW_PREFIX_ALWAYS;
+        h->v->prefix_once = true;
+    } else if (!ew_str_eq(scheme, "never")) {
+        return unsupported(h, "Metaspace prepend_scheme", scheme, reterr);
+    }
+    return split ? ew_vocab_add_split(h->v, SPACE, EW_SPLIT_MERGED_NEXT, false, reterr) : EW_OK;
+}
+
+static ew_status pre_digits(const hf *h, const json_t *j, ew_error *reterr)
+{
+    bool individual = false;
+    EW_TRY(ew_json_opt_bool(j, h->name, "individual_digits", &individual, reterr));
+    return ew_vocab_add_split(h->v, individual ? "\\p{N}" : "\\p{N}+", EW_SPLIT_ISOLATED, false, reterr);
+}
+
+static ew_status pre_punctuation(const hf *h, const json_t *j, ew_error *reterr)
+{
+    const char *behavior = "Isolated";
+    ew_split_mode mode;
+    EW_TRY(ew_json_opt_str(j, h->name, "behavior", &behavior, reterr));
+    EW_TRY(split_mode(h, behavior, &mode, reterr));
+    return ew_vocab_add_split(h->v, "[!-/:-@\\[-`{-~\\p{P}]", mode, false, reterr);
+}
+
+static ew_status read_pre(hf *h, const json_t *j, int depth, ew_error *reterr)
+{
+    const char *type;
+    if (j == NULL || json_is_null(j)) {
+        return EW_OK;
+    }
+    EW_TRY(type_of(h, j, &type, reterr));
+    if (ew_str_eq(type, "Sequence") && depth < DEPTH_MAX) {
+        json_t *list;
+        size_t i;
+        json_t *item;
+        EW_TRY(ew_json_get_arr(j, h->name, "pretokenizers", &list, reterr));
+        json_array_foreach(list, i, item)
+        {
+            EW_TRY(read_pre(h, item, depth + 1, reterr));
+        }
+        return EW_OK;
+    }
+    if (ew_str_eq(type, "ByteLevel")) {
+        return pre_byte_level(h, j, reterr);
+    }
+    if (ew_str_eq(type, "Split")) {
+        return pre_split(h, j, reterr);
+    }
+    if (ew_str_eq(type, "Metaspace")) {
+        return pre_metaspace(h, j, reterr);
+    }
+    if (ew_str_eq(type, "Digits")) {
+        return pre_digits(h, j, reterr);
+    }
+    if (ew_str_eq(type, "Punctuation")) {
+        return pre_punctuation(h, j, reterr);
+    }
+    return unsupported(h, "pre-tokenizer", type, reterr);
+}
+
+/* Normalizer ----------------------------------------------------------------------------------------------------- */
+
+static ew_status norm_replace(hf *h, const json_t *j, ew_error *reterr)
+{
+    json_t *pattern;
+    const char *from = NULL;
+    const char *to;
+    EW_TRY(ew_json_get_obj(j, h->name, "pattern", &pattern, reterr));
+    EW_TRY(ew_json_opt_str(pattern, h->name, "String", &from, reterr));
+    EW_TRY(ew_json_get_str(j, h->name, "content", &to, reterr));
+    if (from == NULL || !ew_str_eq(from, " ") || !ew_str_eq(to, SPACE)) {
+        return unsupported(h, "normalizer", "Replace of anything but a space by U+2581", reterr);
+    }
+    h->spaces = true;
+    return EW_OK;
+}
+
+static ew_status read_norm(hf *h, const json_t *j, int depth, ew_error *reterr)
+{
+    const char *type;
+    if (j == NULL || json_is_null(j)) {
+        return EW_OK;
+    }
+    EW_TRY(type_of(h, j, &type, reterr));
+    if (ew_str_eq(type, "Sequence") && depth < DEPTH_MAX) {
+        json_t *list;
+        size_t i;
+        json_t *item;
+        EW_TRY(ew_json_get_arr(j, h->name, "normalizers", &list, reterr));
+        json_array_foreach(list, i, item)
+        {
+            EW_TRY(read_norm(h, item, depth + 1, reterr));
+        }
+        return EW_OK;
+    }
+    if (ew_str_eq(type, "Replace")) {
+        return norm_replace(h, j, reterr);
+    }
+    if (ew_str_eq(type, "Prepend")) {
+        const char *text;
+        EW_TRY(ew_json_get_str(j, h->name, "prepend", &text, reterr));
+        if (!ew_str_eq(text, SPACE) && !ew_str_eq(text, " ")) {
+            return unsupported(h, "normalizer Prepend", text, reterr);
+        }
+        h->v->prefix = EW_PREFIX_ALWAYS;
+        return EW_OK;
+    }
+    if (ew_str_eq(type, "NFC")) {
+        h->v->nfc = true;
+        return EW_OK;
+    }
+    return unsupported(h, "normalizer", type, reterr);
+}
+
+/* Pieces and merges ---------------------------------------------------------------------------------------------- */
+
+typedef struct slot {
+    const char *text;
+    size_t size;
+    ew_piece_type type;
+    uint8_t attr;
+} slot;
+
+static ew_status check_id(const hf *h, const char *text, json_int_t id, size_t *n, ew_error *reterr)
+{
+    if (id < 0 || id >= (json_int_t)EW_LIMIT_VOCAB) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s: piece '%.40s' has id %lld; ids go from 0 to %u", h->name, text,
+                       (long long)id, EW_LIMIT_VOCAB - 1);
+    }
+    *n = EW_MAX(*n, (size_t)id + 1);
+    return EW_OK;
+}
+
+/* One more than the highest id. */
+static ew_status count_ids(const hf *h, const json_t *vocab, const json_t *added, size_t *ret_n, ew_error *reterr)
+{
+    size_t n = 0;
+    size_t i;
+    const char *text;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)vocab, text, value)
+    {
+        if (!json_is_integer(value)) {
+            return ew_fail(reterr, EW_ECORRUPT, "%s: the id of piece '%.40s' is %s", h->name, text,
+                           ew_json_kind(value));
+        }
+        EW_TRY(check_id(h, text, json_integer_value(value), &n, reterr));
+    }
+    json_array_foreach(added, i, value)
+    {
+        int64_t id;
+        EW_TRY(ew_json_get_str(value, h->name, "content", &text, reterr));
+        EW_TRY(ew_json_get_i64(value, h->name, "id", 0, EW_LIMIT_VOCAB - 1, &id, reterr));
+        EW_TRY(check_id(h, text, id, &n, reterr));
+    }
+    if (n == 0) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s: the vocabulary is empty", h->name);
+    }
+    if (n / 4 > json_object_size(vocab) + json_array_size(added)) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s: ids go up to %zu for %zu pieces", h->name, n - 1,
+                       json_object_size(vocab) + json_array_size(added));
+    }
+    *ret_n = n;
+    return EW_OK;
+}
+
+static ew_status fill_added(const hf *h, const json_t *added, slot *slots, ew_error *reterr)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(added, i, item)
+    {
+        const char *text;
+        int64_t id;
+        bool special = false;
+        bool lstrip = false;
+        bool rstrip = false;
+        EW_TRY(ew_json_get_str(item, h->name, "content", &text, reterr));
+        EW_TRY(ew_json_get_i64(item, h->name, "id", 0, EW_LIMIT_VOCAB - 1, &id, reterr));
+        EW_TRY(ew_json_opt_bool(item, h->name, "special", &special, reterr));
+        EW_TRY(ew_json_opt_bool(item, h->name, "lstrip", &lstrip, reterr));
+        EW_TRY(ew_json_opt_bool(item, h->name, "rstrip", &rstrip, reterr));
+        slots[id] = (slot){text, json_string_length(json_object_get(item, "content")),
+                           special ? EW_PIECE_CONTROL : EW_PIECE_USER_DEFINED,
+                           (uint8_t)((lstrip ? EW_PIECE_LSTRIP : 0) | (rstrip ? EW_PIECE_RSTRIP : 0))};
+    }
+    return EW_OK;
+}
+
+static bool spells_byte(const char *s, size_t size)
+{
+    return size == 6 && memcmp(s, "<0x", 3) == 0 && s[5] == '>';
+}
+
+static ew_status fill_slots(const hf *h, const json_t *vocab, const json_t *added, slot *slots, ew_error *reterr)
+{
+    const char *text;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)vocab, text, value)
+    {
+        slot *s = &slots[json_integer_value(value)];
+        if (s->text != NULL) {
+            return ew_fail(reterr, EW_ECORRUPT, "%s: pieces '%.40s' and '%.40s' have the same id", h->name, s->text,
+                           text);
+        }
+        size_t size = strlen(text);
+        bool byte = h->v->kind == EW_TOKENIZER_CHAR_BPE && h->v->byte_fallback && spells_byte(text, size);
+        *s = (slot){text, size, byte ? EW_PIECE_BYTE : EW_PIECE_NORMAL, 0};
+    }
+    return fill_added(h, added, slots, reterr);
+}
+
+static ew_status read_pieces(const hf *h, const json_t *model, ew_error *reterr)
+{
+    json_t *vocab;
+    const json_t *added = json_object_get(h->root, "added_tokens");
+    const char *unk = NULL;
+    size_t n;
+    EW_TRY(ew_json_get_obj(model, h->name, "vocab", &vocab, reterr));
+    EW_TRY(ew_json_opt_str(model, h->name, "unk_token", &unk, reterr));
+    EW_TRY(count_ids(h, vocab, added, &n, reterr));
+    slot *slots = ew_calloc(n, sizeof(*slots));
+    if (slots == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "no memory for a vocabulary of %zu pieces", n);
+    }
+    ew_status st = fill_slots(h, vocab, added, slots, reterr);
+    for (size_t i = 0; i < n && st == EW_OK; i++) {
+        if (slots[i].text == NULL) {
+            st = ew_vocab_pad(h->v, i + 1, reterr);
+            continue;
+        }
+        bool is_unk = unk != NULL && ew_str_eq(slots[i].text, unk);
+        if (is_unk) {
+            h->v->unk = (int32_t)i;
+        }
+        bool hide = is_unk && h->v->kind == EW_TOKENIZER_CHAR_BPE;
+        st = ew_vocab_add(h->v, slots[i].text, slots[i].size, 0.0f, hide ? EW_PIECE_UNKNOWN : slots[i].type, NULL,
+                          reterr);
+        if (st == EW_OK) {
+            h->v->attr[i] = slots[i].attr;
+        }
+    }
+    ew_free(slots);
+    return st;
+}
+
+/* "left right" or ["left", "right"] */
+static ew_status merge_parts(const hf *h, const json_t *item, size_t i, ew_span ret[2], ew_error *reterr)
+{
+    if (json_is_array(item) && json_array_size(item) == 2 && json_is_string(json_array_get(item, 0)) &&
+        json_is_string(json_array_get(item, 1))) {
+        for (size_t k = 0; k < 2; k++) {
+            const json_t *s = json_array_get(item, k);
+            ret[k] = (ew_span){json_string_value(s), json_string_length(s)};
+        }
+        return EW_OK;
+    }
+    const char *text = json_is_string(item) ? json_string_value(item) : "";
+    size_t size = json_is_string(item) ? json_string_length(item) : 0;
+    const char *space = size < 3 ? NULL : memchr(text + 1, ' ', size - 1);
+    if (space == NULL) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s: merge %zu is not two pieces", h->name, i);
+    }
+    ret[0] = (ew_span){text, (size_t)(space - text)};
+    ret[1] = (ew_span){space + 1, size - ret[0].size - 1};
+    return EW_OK;
+}
+
+static ew_status read_merges(const hf *h, const json_t *model, ew_error *reterr)
+{
+    json_t *merges;
+    json_t *item;
+    size_t i;
+    EW_AUTO(ew_vocab_index) index = NULL;
+    EW_TRY(ew_json_get_arr(model, h->name, "merges", &merges, reterr));
+    EW_TRY(ew_vocab_index_new(h->v, &index, reterr));
+    json_array_foreach(merges, i, item)
+    {
+        ew_span part[2];
+        EW_TRY(merge_parts(h, item, i, part, reterr));
+        int32_t left = ew_vocab_index_find(index, part[0].data, part[0].size);
+        int32_t right = ew_vocab_index_find(index, part[1].data, part[1].size);
+        if (left < 0 || right < 0) {
+            return ew_fail(reterr, EW_ECORRUPT,
+                           "%s: merge %zu ('%.40s' + '%.40s') names a piece that the vocabulary lacks", h->name, i,
+                           (const char *)part[0].data, (const char *)part[1].data);
+        }
+        EW_TRY(ew_vocab_add_merge(h->v, left, right, reterr));
+    }
+    return EW_OK;
+}
+
+static ew_status read_model(hf *h, ew_error *reterr)
+{
+    json_t *model;
+    const char *type = "BPE";
+    const char *affix = NULL;
+    EW_TRY(ew_json_get_obj(h->root, h->name, "model", &model, reterr));
+    EW_TRY(ew_json_opt_str(model, h->name, "type", &type, reterr));
+    if (!ew_str_eq(type, "BPE")) {
+        return unsupported(h, "model", type, reterr);
+    }
+    EW_TRY(ew_json_opt_str(model, h->name, "continuing_subword_prefix", &affix, reterr));
+    if (affix != NULL && affix[0] != '\0') {
+        return unsupported(h, "continuing_subword_prefix", affix, reterr);
+    }
+    EW_TRY(ew_json_opt_str(model, h->name, "end_of_word_suffix", &affix, reterr));
+    if (affix != NULL && affix[0] != '\0') {
+        return unsupported(h, "end_of_word_suffix", affix, reterr);
+    }
+    EW_TRY(ew_json_opt_bool(model, h->name, "byte_fallback", &h->v->byte_fallback, reterr));
+    EW_TRY(ew_json_opt_bool(model, h->name, "fuse_unk", &h->v->fuse_unk, reterr));
+    EW_TRY(ew_json_opt_bool(model, h->name, "ignore_merges", &h->v->ignore_merges, reterr));
+    EW_TRY(read_pieces(h, model, reterr));
+    return read_merges(h, model, reterr);
+}
+
+/* What a prompt begins and ends with ----------------------------------------------------------------------------- */
+
+static int32_t find_piece(const ew_vocab *v, const char *text)
+{
+    return text == NULL ? -1 : ew_vocab_find(v, text);
+}
+
+/* {"SpecialToken": {"id": "<s>"}} -> its piece, -1 for anything else */
+static int32_t template_piece(const ew_vocab *v, const json_t *item)
+{
+    return find_piece(v, json_string_value(json_object_get(json_object_get(item, "SpecialToken"), "id")));
+}
+
+static ew_status read_post(hf *h, const json_t *j, int depth, ew_error *reterr)
+{
+    const char *type;
+    ew_vocab *v = h->v;
+    if (j == NULL || json_is_null(j)) {
+        return EW_OK;
+    }
+    EW_TRY(type_of(h, j, &type, reterr));
+    if (ew_str_eq(type, "Sequence") && depth < DEPTH_MAX) {
+        json_t *list;
+        size_t i;
+        json_t *item;
+        EW_TRY(ew_json_get_arr(j, h->name, "processors", &list, reterr));
+        json_array_foreach(list, i, item)
+        {
+            EW_TRY(read_post(h, item, depth + 1, reterr));
+        }
+        return EW_OK;
+    }
+    int32_t first = -1;
+    int32_t last = -1;
+    if (ew_str_eq(type, "TemplateProcessing")) {
+        const json_t *single = json_object_get(j, "single");
+        first = template_piece(v, json_array_get(single, 0));
+        size_t n = json_array_size(single);
+        last = n > 1 ? template_piece(v, json_array_get(single, n - 1)) : -1;
+    } else if (ew_str_eq(type, "RobertaProcessing") || ew_str_eq(type, "BertProcessing")) {
+        first = find_piece(v, json_string_value(json_array_get(json_object_get(j, "cls"), 0)));
+        last = find_piece(v, json_string_value(json_array_get(json_object_get(j, "sep"), 0)));
+    }
+    if (first >= 0) {
+        v->bos = first;
+        v->add_bos = true;
+    }
+    if (last >= 0) {
+        v->eos = last;
+        v->add_eos = true;
+    }
+    return EW_OK;
+}
+
+/* "bos_token": "<s>" or {"content": "<s>"} */
+static void named_piece(const hf *h, const json_t *config, const char *key, int32_t *id)
+{
+    const json_t *j = json_object_get(config, key);
+    const char *text = json_is_object(j) ? json_string_value(json_object_get(j, "content")) : json_string_value(j);
+    int32_t found = find_piece(h->v, text);
+    if (found >= 0) {
+        *id = found;
+    }
+}
+
+/* A string, or a list of {name, template} of which "default" counts. */
+static ew_status read_template(const hf *h, const json_t *config, ew_error *reterr)
+{
+    const json_t *j = json_object_get(config, "chat_template");
+    size_t i;
+    const json_t *item;
+    json_array_foreach(j, i, item)
+    {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (name != NULL && ew_str_eq(name, "default")) {
+            j = json_object_get(item, "template");
+            break;
+        }
+    }
+    return json_is_string(j) ? ew_vocab_set_chat_template(h->v, json_string_value(j), json_string_length(j), reterr)
+                             : EW_OK;
+}
+
+static ew_status read_config(hf *h, const json_t *config, ew_error *reterr)
+{
+    ew_vocab *v = h->v;
+    const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
+    bool llama = class != NULL && (strstr(class, "Llama") != NULL || strstr(class, "Gemma") != NULL);
+    int32_t bos = -1;
+    named_piece(h, config, "bos_token", &bos);
+    v->bos = v->bos >= 0 ? v->bos : bos;
+    named_piece(h, config, "eos_token", &v->eos);
+    named_piece(h, config, "pad_token", &v->pad);
+    if (llama) {
+        const json_t *post = json_object_get(h->root, "post_processor");
+        bool bare = post == NULL || json_is_null(post);
+        v->add_bos = v->add_bos || (bare && json_object_get(config, "add_bos_token") == NULL);
+        EW_TRY(ew_json_opt_bool(config, h->name, "add_bos_token", &v->add_bos, reterr));
+        EW_TRY(ew_json_opt_bool(config, h->name, "add_eos_token", &v->add_eos, reterr));
+    }
+    return read_template(h, config, reterr);
+}
+
+/* Whole ---------------------------------------------------------------------------------------------------------- */
+
+/* A known name says the same as the splits, and stock readers understand it. */
+static ew_status name_splits(hf *h, ew_error *reterr)
+{
+    ew_vocab *v = h->v;
+    const char *name = ew_pretok_name_of(v->splits, v->n_splits);
+    if (v->kind != EW_TOKENIZER_BPE || name == NULL) {
+        return EW_OK;
+    }
+    EW_TRY(ew_vocab_set_pre(v, name, reterr));
+    for (size_t i = 0; i < v->n_splits; i++) {
+        ew_free(v->splits[i].pattern);
+    }
+    v->n_splits = 0;
+    return EW_OK;
+}
+
+static ew_status read_all(hf *h, const json_t *config, ew_error *reterr)
+{
+    EW_TRY(read_norm(h, json_object_get(h->root, "normalizer"), 0, reterr));
+    EW_TRY(read_pre(h, json_object_get(h->root, "pre_tokenizer"), 0, reterr));
+    if (h->byte_level == h->spaces) {
+        return ew_fail(
+            reterr, EW_EUNSUPPORTED,
+            "%s: %s; byte-level (pre-tokenizer ByteLevel) and SentencePiece-like (Metaspace, or a normalizer that "
+            "replaces spaces by U+2581) vocabularies are supported",
+            h->name, h->spaces ? "both ByteLevel and Metaspace" : "neither ByteLevel nor Metaspace");
+    }
+    h->v->kind = h->byte_level ? EW_TOKENIZER_BPE : EW_TOKENIZER_CHAR_BPE;
+    EW_TRY(read_model(h, reterr));
+    EW_TRY(read_post(h, json_object_get(h->root, "post_processor"), 0, reterr));
+    if (config != NULL) {
+        EW_TRY(read_config(h, config, reterr));
+    }
+    return name_splits(h, reterr);
+}
+
+static ew_status from_json(const char *name, const json_t *root, const json_t *config, ew_vocab **ret_vocab,
+                           ew_error *reterr)
+{
+    EW_AUTO(ew_vocab) v = NULL;
+    if (!json_is_object(root)) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s: %s where an object should be", name, ew_json_kind(root));
+    }
+    EW_TRY(ew_vocab_new(EW_TOKENIZER_BPE, &v, reterr));
+    hf h = {.name = name, .root = root, .v = v};
+    EW_TRY(read_all(&h, config, reterr));
+    *ret_vocab = v;
+    v = NULL;
+    return EW_OK;
+}
+
+ew_status ew_vocab_from_hf_text(const char *name, const void *tokenizer, size_t size, const void *config,
+                                size_t config_size, ew_vocab **ret_vocab, ew_error *reterr)
+{
+    EW_AUTO_JSON root = NULL;
+    EW_AUTO_JSON extra = NULL;
+    EW_TRY(ew_json_load(name, tokenizer, size, &root, reterr));
+    if (config != NULL) {
+        EW_TRY(ew_json_load("tokenizer_config.json", config, config_size, &extra, reterr));
+    }
+    return from_json(name, root, extra, ret_vocab, reterr);
+}
+
+/* dir/file as JSON; *ret stays NULL when it is not there. */
+static ew_status opt_file(const char *dir, const char *file, json_t **ret, ew_error *reterr)
+{
+    char path[4096];
+    EW_TRY(ew_path_join(path, sizeof(path), dir, file, reterr));
+    return ew_file_exists(path) ? ew_json_load_file(path, 0, ret, reterr) : EW_OK;
+}
+
+/* "eos_token_id": 2 or [2, 32007]: the first is eos if none is known yet, one more is the end of a turn. */
+static void numbered_pieces(ew_vocab *v, const json_t *config)
+{
+    const json_t *eos = json_object_get(config, "eos_token_id");
+    const json_t *bos = json_object_get(config, "bos_token_id");
+    size_t n = json_is_array(eos) ? json_array_size(eos) : 1;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *id = json_is_array(eos) ? json_array_get(eos, i) : eos;
+        json_int_t value = json_is_integer(id) ? json_integer_value(id) : -1;
+        if (value < 0 || value >= (json_int_t)v->n) {
+            continue;
+        }
+        if (v->eos < 0) {
+            v->eos = (int32_t)value;
+        } else if (v->eot < 0 && value != v->eos) {
+            v->eot = (int32_t)value;
+        }
+    }
+    if (v->bos < 0 && json_is_integer(bos) && json_integer_value(bos) >= 0 &&
+        json_integer_value(bos) < (json_int_t)v->n) {
+        v->bos = (int32_t)json_integer_value(bos);
+    }
+}
+
+static ew_status jinja_template(const char *dir, ew_vocab *v, ew_error *reterr)
+{
+    char path[4096];
+    EW_AUTO_BUF text = {0};
+    EW_TRY(ew_path_join(path, sizeof(path), dir, "chat_template.jinja", reterr));
+    if (v->chat_template != NULL || !ew_file_exists(path)) {
+        return EW_OK;
+    }
+    EW_TRY(ew_file_read(path, EW_LIMIT_YAML_BYTES, &text, reterr));
+    return ew_vocab_set_chat_template(v, ew_buf_str(&text), text.size, reterr);
+}
+
+ew_status ew_vocab_from_hf(const char *dir, ew_vocab **ret_vocab, ew_error *reterr)
+{
+    char path[4096];
+    EW_AUTO_JSON root = NULL;
+    EW_AUTO_JSON config = NULL;
+    EW_AUTO_JSON map = NULL;
+    EW_AUTO_JSON generation = NULL;
+    EW_AUTO_JSON model = NULL;
+    EW_AUTO(ew_vocab) v = NULL;
+    EW_TRY(ew_path_join(path, sizeof(path), dir, "tokenizer.json", reterr));
+    if (!ew_file_exists(path)) {
+        return ew_fail(
+            reterr, EW_ENOENT,
+            "%s is not there. HINT: transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes it",
+            path);
+    }
+    EW_TRY(ew_json_load_file(path, 0, &root, reterr));
+    EW_TRY(opt_file(dir, "tokenizer_config.json", &config, reterr));
+    EW_TRY(opt_file(dir, "special_tokens_map.json", &map, reterr));
+    EW_TRY(opt_file(dir, "generation_config.json", &generation, reterr));
+    EW_TRY(opt_file(dir, "config.json", &model, reterr));
+    EW_TRY(from_json(path, root, config, &v, reterr));
+    hf h = {.name = path, .root = root, .v = v};
+    if (v->eos < 0) {
+        named_piece(&h, map, "eos_token", &v->eos);
+    }
+    if (v->bos < 0) {
+        named_piece(&h, map, "bos_token", &v->bos);
+    }
+    numbered_pieces(v, generation);
+    numbered_pieces(v, model);
+    EW_TRY(jinja_template(dir, v, reterr));
+    *ret_vocab = v;
+    v = NULL;
+    return EW_OK;
+}
