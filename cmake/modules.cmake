@@ -17,8 +17,9 @@ ew_module(common/db LAYER 2 DEPS base sys crypt LIBS PkgConfig::sqlite)
 ew_module(common/http LAYER 2 DEPS base sys text LIBS PkgConfig::event)
 ew_module(common/record LAYER 2 DEPS base text domain)  # domain values as JSON
 # L3
-ew_module(common/tensor LAYER 3 DEPS base kern)
-ew_module(common/format LAYER 3 DEPS base sys text kern crypt)
+# Between the kernels and the files: format hands out the views that tensor defines.
+ew_module(common/tensor LAYER 2.5 DEPS base kern)
+ew_module(common/format LAYER 3 DEPS base sys text kern tensor crypt)
 ew_module(common/token LAYER 3 DEPS base sys text LIBS PkgConfig::xxhash)
 ew_module(common/wire LAYER 3 DEPS base domain LIBS PkgConfig::protobuf-c)
 # Plans in words: the agent and the operator's command print the same.

@@ -263,7 +263,7 @@ static ew_status read_alignment(cursor *c, uint32_t *ret)
 static ew_status place_tensors(cursor *c, const uint64_t *offset)
 {
     ew_gguf *g = c->g;
-    uint32_t alignment;
+    uint32_t alignment = DEFAULT_ALIGNMENT;
     EW_TRY(read_alignment(c, &alignment));
     size_t start = c->at;
     if (start % alignment != 0) {
