@@ -33,9 +33,10 @@ typedef struct ew_scores {
     double mae, rmse;          /* ORDINAL */
     double rouge1, rougeL;     /* GENERATE: mean F over items */
 } ew_scores;
+/* Needs math.h where it is used. */
 #define EW_SCORES_NONE                                                                                                 \
     {                                                                                                                  \
-        NAN, NAN, NAN, NAN, NAN, NAN                                                                                   \
+        (double)NAN, (double)NAN, (double)NAN, (double)NAN, (double)NAN, (double)NAN                                   \
     }
 ew_status ew_metric_scores(const ew_task *t, const char *const *gold, const char *const *pred, size_t n,
                            ew_scores *ret_scores, ew_error *reterr) EW_MUST_CHECK;
