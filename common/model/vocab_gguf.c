@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "base/buf.h"
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -279,7 +278,7 @@ static ew_status find_kind(const ew_gguf *g, ew_tokenizer_kind *ret, ew_error *r
 ew_status ew_vocab_from_gguf(const ew_gguf *g, ew_vocab **ret_vocab, ew_error *reterr)
 {
     EW_AUTO(ew_vocab) v = NULL;
-    ew_tokenizer_kind kind;
+    ew_tokenizer_kind kind = EW_TOKENIZER_BPE;
     ew_span s;
     EW_TRY(find_kind(g, &kind, reterr));
     EW_TRY(ew_vocab_new(kind, &v, reterr));

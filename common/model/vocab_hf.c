@@ -14,6 +14,7 @@
 
 #define SPACE "\xE2\x96\x81" /* U+2581 */
 #define GPT2_PATTERN "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define CONFIG_MAX_BYTES (8u * 1024 * 1024)
 #define DEPTH_MAX 4 /* Sequence in Sequence */
 
 typedef struct hf {
@@ -69,7 +70,7 @@ static ew_status pre_split(const hf *h, const json_t *j, ew_error *reterr)
     const char *text = NULL;
     const char *behavior;
     bool invert = false;
-    ew_split_mode mode;
+    ew_split_mode mode = EW_SPLIT_ISOLATED;
     EW_AUTO_BUF quoted = {0};
     EW_TRY(ew_json_get_obj(j, h->name, "pattern", &pattern, reterr));
     EW_TRY(ew_json_opt_str(pattern, h->name, "Regex", &text, reterr));
@@ -141,7 +142,7 @@ static ew_status pre_digits(const hf *h, const json_t *j, ew_error *reterr)
 static ew_status pre_punctuation(const hf *h, const json_t *j, ew_error *reterr)
 {
     const char *behavior = "Isolated";
-    ew_split_mode mode;
+    ew_split_mode mode = EW_SPLIT_ISOLATED;
     EW_TRY(ew_json_opt_str(j, h->name, "behavior", &behavior, reterr));
     EW_TRY(split_mode(h, behavior, &mode, reterr));
     return ew_vocab_add_split(h->v, "[!-/:-@\\[-`{-~\\p{P}]", mode, false, reterr);
@@ -340,7 +341,7 @@ static ew_status read_pieces(const hf *h, const json_t *model, ew_error *reterr)
     json_t *vocab;
     const json_t *added = json_object_get(h->root, "added_tokens");
     const char *unk = NULL;
-    size_t n;
+    size_t n = 0;
     EW_TRY(ew_json_get_obj(model, h->name, "vocab", &vocab, reterr));
     EW_TRY(ew_json_opt_str(model, h->name, "unk_token", &unk, reterr));
     EW_TRY(count_ids(h, vocab, added, &n, reterr));
@@ -401,7 +402,7 @@ static ew_status read_merges(const hf *h, const json_t *model, ew_error *reterr)
     EW_TRY(ew_vocab_index_new(h->v, &index, reterr));
     json_array_foreach(merges, i, item)
     {
-        ew_span part[2];
+        ew_span part[2] = {{NULL, 0}, {NULL, 0}};
         EW_TRY(merge_parts(h, item, i, part, reterr));
         int32_t left = ew_vocab_index_find(index, part[0].data, part[0].size);
         int32_t right = ew_vocab_index_find(index, part[1].data, part[1].size);
@@ -596,6 +597,32 @@ static ew_status from_json(const char *name, const json_t *root, const json_t *c
     return EW_OK;
 }
 
+/* JSON whose integers may be beyond 64 bits ("model_max_length": 10^30, written for "no limit"): such a one is read as a real. */
+static ew_status load_wide(const char *name, const char *text, size_t size, json_t **ret, ew_error *reterr)
+{
+    EW_AUTO_BUF wide = {.max = EW_LIMIT_JSON_BYTES};
+    bool quoted = false;
+    for (size_t i = 0; i < size; i++) {
+        size_t digits = 0;
+        while (!quoted && i + digits < size && text[i + digits] >= '0' && text[i + digits] <= '9') {
+            digits++;
+        }
+        char after = i + digits < size ? text[i + digits] : '\0';
+        if (digits > 0) {
+            ew_buf_add(&wide, text + i, digits);
+            ew_buf_adds(&wide, digits > 18 && after != '.' && after != 'e' && after != 'E' ? ".0" : "");
+            i += digits - 1;
+        } else if (quoted && text[i] == '\\' && i + 1 < size) {
+            ew_buf_add(&wide, text + i++, 2);
+        } else {
+            quoted = quoted != (text[i] == '"');
+            ew_buf_addc(&wide, text[i]);
+        }
+    }
+    EW_TRY(ew_buf_check(&wide, reterr));
+    return ew_json_load(name, ew_buf_str(&wide), wide.size, ret, reterr);
+}
+
 ew_status ew_vocab_from_hf_text(const char *name, const void *tokenizer, size_t size, const void *config,
                                 size_t config_size, ew_vocab **ret_vocab, ew_error *reterr)
 {
@@ -603,7 +630,7 @@ ew_status ew_vocab_from_hf_text(const char *name, const void *tokenizer, size_t 
     EW_AUTO_JSON extra = NULL;
     EW_TRY(ew_json_load(name, tokenizer, size, &root, reterr));
     if (config != NULL) {
-        EW_TRY(ew_json_load("tokenizer_config.json", config, config_size, &extra, reterr));
+        EW_TRY(load_wide("tokenizer_config.json", config, config_size, &extra, reterr));
     }
     return from_json(name, root, extra, ret_vocab, reterr);
 }
@@ -612,8 +639,13 @@ ew_status ew_vocab_from_hf_text(const char *name, const void *tokenizer, size_t 
 static ew_status opt_file(const char *dir, const char *file, json_t **ret, ew_error *reterr)
 {
     char path[4096];
+    EW_AUTO_BUF text = {0};
     EW_TRY(ew_path_join(path, sizeof(path), dir, file, reterr));
-    return ew_file_exists(path) ? ew_json_load_file(path, 0, ret, reterr) : EW_OK;
+    if (!ew_file_exists(path)) {
+        return EW_OK;
+    }
+    EW_TRY(ew_file_read(path, CONFIG_MAX_BYTES, &text, reterr));
+    return load_wide(path, ew_buf_str(&text), text.size, ret, reterr);
 }
 
 /* "eos_token_id": 2 or [2, 32007]: the first is eos if none is known yet, one more is the end of a turn. */
