@@ -233,6 +233,12 @@ static ew_status walk_scalar(const struct walk *w, const yaml_node_t *node, cons
         ok = ew_str_to_u64(text, UINT64_MAX, &u);
         want = "a whole number, 0 or more";
         break;
+    case CYAML_STRING:
+        if (strlen(text) < schema->string.min || strlen(text) > schema->string.max) {
+            return ew_fail(w->reterr, EW_EINVAL, "%s:%u: '%s' has %zu bytes, should have %u to %u", w->name, line, key,
+                           strlen(text), schema->string.min, schema->string.max);
+        }
+        break;
     case CYAML_ENUM:
         return walk_enum(w, text, line, schema, key);
     default:
@@ -240,6 +246,17 @@ static ew_status walk_scalar(const struct walk *w, const yaml_node_t *node, cons
     }
     return ok ? EW_OK
               : ew_fail(w->reterr, EW_EINVAL, "%s:%u: '%s' is '%.64s', should be %s", w->name, line, key, text, want);
+}
+
+static ew_status check_count(const struct walk *w, const yaml_node_t *node, const cyaml_schema_value_t *schema,
+                             const char *key)
+{
+    size_t n = (size_t)(node->data.sequence.items.top - node->data.sequence.items.start);
+    if (n < schema->sequence.min || n > schema->sequence.max) {
+        return ew_fail(w->reterr, EW_EINVAL, "%s:%u: '%s' has %zu entries, should have %u to %u", w->name,
+                       ew__yaml_line(node), key, n, schema->sequence.min, schema->sequence.max);
+    }
+    return EW_OK;
 }
 
 static ew_status walk_value(struct walk *w, const yaml_node_t *node, const cyaml_schema_value_t *schema,
@@ -264,6 +281,7 @@ static ew_status walk_value(struct walk *w, const yaml_node_t *node, const cyaml
             return ew_fail(w->reterr, EW_EINVAL, "%s:%u: '%s' should be a list", w->name, ew__yaml_line(node),
                            key != NULL ? key : "the document");
         }
+        EW_TRY(check_count(w, node, schema, key != NULL ? key : "the document"));
         for (const yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top; i++) {
             EW_TRY(walk_value(w, yaml_document_get_node(w->doc, *i), schema->sequence.entry, key));
         }
