@@ -74,7 +74,7 @@ static ew_status open_corpus(const char *path, const ew_pretrain_recipe *r, cons
     if (ew_file_exists(info)) {
         EW_TRY(ew_debian_open(path, debian, reterr));
         EW_TRY(ew_corpus_vocab(*debian, r, progress, vocab, reterr));
-        return ew_corpus_new(*debian, r, *vocab, VAL_PER_TASK, corpus, reterr);
+        return ew_corpus_new(*debian, r, *vocab, VAL_PER_TASK, progress, corpus, reterr);
     }
     EW_TRY(ew_corpus_vocab_files(path, r, progress, vocab, reterr));
     return ew_corpus_new_files(path, r, *vocab, corpus, reterr);

@@ -20,9 +20,10 @@ typedef struct ew_corpus ew_corpus;
 ew_status ew_corpus_vocab(const ew_debian *d, const ew_pretrain_recipe *recipe, const ew_progress *progress,
                           ew_vocab **ret_vocab, ew_error *reterr) EW_MUST_CHECK;
 
-/* d, recipe and vocab are borrowed for the corpus' life. n_val: records per task in the validation set. */
+/* d, recipe and vocab are borrowed for the corpus' life. n_val: records per task in the validation set. Finds every pool item's
+ * neighbours once (a minute or two when the recipe has retrieved items). */
 ew_status ew_corpus_new(ew_debian *d, const ew_pretrain_recipe *recipe, const ew_vocab *vocab, size_t n_val,
-                        ew_corpus **ret_corpus, ew_error *reterr) EW_MUST_CHECK;
+                        const ew_progress *progress, ew_corpus **ret_corpus, ew_error *reterr) EW_MUST_CHECK;
 void ew_corpus_free(ew_corpus **c);
 ew_pretrain_source ew_corpus_train(ew_corpus *c);
 ew_pretrain_source ew_corpus_val(ew_corpus *c);
