@@ -20,6 +20,10 @@ target_compile_options(ew_flags INTERFACE
     -Wimplicit-fallthrough -fno-common
     # FMA contraction differs between compilers and standards: say it once for all (kernels override per file).
     -ffp-contract=off)
+if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+    # snprintf into a bounded buffer is meant to truncate; sanitized code confuses the uninitialised-variable check.
+    target_compile_options(ew_flags INTERFACE -Wno-format-truncation $<$<BOOL:${EW_SANITIZE}>:-Wno-maybe-uninitialized>)
+endif()
 target_compile_definitions(ew_flags INTERFACE EW_VERSION="${PROJECT_VERSION}")
 if(EW_WERROR)
     target_compile_options(ew_flags INTERFACE -Werror)
