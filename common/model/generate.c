@@ -180,6 +180,7 @@ ew_status ew_generate(ew_session *s, const int32_t *prompt, size_t n_prompt, con
     opt = opt != NULL ? opt : &none;
     EW_TRY(check_stops(opt, reterr));
     generation g = {.s = s, .opt = opt, .tok = ew_model_tokenizer(m), .text = out_text, .ids = out_ids};
+    g.stream.started = true; /* the text continues the prompt: a leading space is part of it */
     EW_TRY(ew_sampler_new(&opt->sampler, V, &g.sampler, reterr));
     g.logits = ew_malloc(V, sizeof(float));
     ew_generate_stats st = {0};

@@ -310,6 +310,11 @@ static ew_status take_vocab(ew_model *m, ew_error *reterr)
 
 static ew_status read_vocab(ew_model *m, const char *path, ew_error *reterr)
 {
+    char model[16];
+    if (m->gguf != NULL && ew_gguf_get_str_copy(m->gguf, "tokenizer.ggml.model", model, sizeof(model)) &&
+        ew_str_eq(model, "no_vocab")) {
+        return EW_OK;
+    }
     ew_error err = EW_ERROR_INIT;
     ew_status st = m->is_dir ? ew_vocab_from_hf(path, &m->vocab, &err) : ew_vocab_from_gguf(m->gguf, &m->vocab, &err);
     if (st == EW_ENOENT) {

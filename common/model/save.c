@@ -210,6 +210,8 @@ static ew_status save(saver *s)
     add_config(s);
     if (s->m->vocab != NULL) {
         EW_TRY(ew_vocab_write_gguf(s->w, s->m->vocab, s->err));
+    } else {
+        ew_gguf_add_str(s->w, "tokenizer.ggml.model", "no_vocab");
     }
     EW_TRY(add_items(s));
     EW_TRY(ew_gguf_writer_begin(s->w, s->err));

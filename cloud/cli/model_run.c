@@ -1,0 +1,350 @@
+/* `edgewise model generate|bench`. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/str.h"
+#include "cli/app.h"
+#include "cli/model.h"
+#include "model/generate.h"
+#include "model/model.h"
+#include "model/session.h"
+#include "sys/file.h"
+#include "sys/signal.h"
+#include "sys/term.h"
+#include "text/json.h"
+
+/* ---- generate ---- */
+
+typedef struct generate_args {
+    char *path, *prompt, *file, *kernel;
+    int64_t max_tok, top_k, seed, n_ctx, threads;
+    double temperature, top_p, min_p, penalty;
+    uint64_t memory_limit;
+    ew_cli_strings stop;
+    bool json, echo, special, kv_f32;
+} generate_args;
+
+static int generate_parse(int argc, char **argv, generate_args *a)
+{
+    const ew_cli_opt opts[] = {
+        {"max-tokens", 'n', "N", EW_CLI_I64, &a->max_tok, .help = "most tokens to generate (default 256)", .min = 1,
+         .max = 1e6},
+        {"temperature", 'T', "X", EW_CLI_F64, &a->temperature, .help = "0 = always the likeliest (default)", .min = 0,
+         .max = 100},
+        {"top-k", 0, "N", EW_CLI_I64, &a->top_k, .help = "draw from the N likeliest (default: all)", .min = 1,
+         .max = 1e6},
+        {"top-p", 0, "P", EW_CLI_F64, &a->top_p, .help = "draw from the smallest set of probability P", .min = 0,
+         .max = 1},
+        {"min-p", 0, "P", EW_CLI_F64, &a->min_p, .help = "drop what is less likely than P times the best", .min = 0,
+         .max = 1},
+        {"repeat-penalty", 0, "X", EW_CLI_F64, &a->penalty, .help = "over 1 discourages repetition (default 1)",
+         .min = 0, .max = 100},
+        {"seed", 's', "N", EW_CLI_I64, &a->seed, .help = "seed of the draws (default 0)", .min = 0, .max = 9e15},
+        {"stop", 0, "TEXT", EW_CLI_STRINGS, &a->stop, .help = "end before TEXT; may be given several times"},
+        {"file", 'f', "FILE", EW_CLI_STRING, &a->file, .help = "read the prompt from FILE"},
+        {"ctx", 'c', "N", EW_CLI_I64, &a->n_ctx, .help = "context in tokens (default: the model's, at most 4096)",
+         .min = 1, .max = 1048576},
+        {"memory-limit", 0, "BYTES", EW_CLI_BYTES, &a->memory_limit,
+         .help = "refuse a context that needs more (64M, 1.5G)"},
+        {"kernel", 0, "NAME", EW_CLI_STRING, &a->kernel, .help = "ref, avx2, avx512 (default: the best)"},
+        {"threads", 't', "N", EW_CLI_I64, &a->threads, .help = "default: all cores", .min = 1, .max = 256},
+        {"kv-f32", 0, NULL, EW_CLI_FLAG, &a->kv_f32, .help = "cache keys and values in f32 instead of f16"},
+        {"echo", 0, NULL, EW_CLI_FLAG, &a->echo, .help = "print the prompt first"},
+        {"special", 0, NULL, EW_CLI_FLAG, &a->special, .help = "recognise and print control tokens"},
+        {"json", 0, NULL, EW_CLI_FLAG, &a->json, .help = "one JSON object at the end"}};
+    const ew_cli_pos pos[] = {{"MODEL", EW_CLI_STRING, &a->path, .help = "GGUF file or Hugging Face directory"},
+                              {"PROMPT", EW_CLI_STRING, &a->prompt, .optional = true, .help = "text to continue"}};
+    return ew_cli_parse(
+        &(ew_cli_spec){"model generate", "Continues a text; the text goes to stdout as it comes.",
+                       "  edgewise model generate m.gguf 'Once upon a time' -n 100 -T 0.8 --top-p 0.95\n", opts,
+                       EW_COUNT(opts), pos, EW_COUNT(pos)},
+        argc, argv);
+}
+
+static bool print_piece(const char *text, size_t size, void *ctx)
+{
+    (void)ctx;
+    (void)fwrite(text, 1, size, stdout);
+    (void)fflush(stdout);
+    return !ew_signal_stop();
+}
+
+static bool ask_stop(const char *text, size_t size, void *ctx)
+{
+    (void)text;
+    (void)size;
+    (void)ctx;
+    return !ew_signal_stop();
+}
+
+static ew_status read_prompt(const generate_args *a, ew_buf *out, ew_error *reterr)
+{
+    if (a->file != NULL) {
+        return ew_file_read(a->file, 16 * 1024 * 1024, out, reterr);
+    }
+    if (a->prompt == NULL) {
+        return ew_fail(reterr, EW_EINVAL, "there is no prompt. HINT: give PROMPT or --file");
+    }
+    ew_buf_adds(out, a->prompt);
+    return ew_buf_check(out, reterr);
+}
+
+static ew_status generate_json(const ew_buf *text, const ew_tokens *ids, const ew_generate_stats *st, ew_error *reterr)
+{
+    EW_AUTO_BUF out = {0};
+    EW_AUTO_JSON list = json_array();
+    for (size_t i = 0; i < ids->n; i++) {
+        (void)json_array_append_new(list, json_integer(ids->id[i]));
+    }
+    EW_AUTO_JSON j = json_pack("{s:s# s:O s:I s:f s:f s:s}", "text", ew_buf_str(text), (int)text->size, "ids", list,
+                               "prompt_tokens", (json_int_t)st->n_prompt_tok, "prompt_seconds", st->prompt_s,
+                               "generate_seconds", st->gen_s, "stop", ew_stop_reason_name(st->stop));
+    if (j == NULL) {
+        return ew_fail(reterr, EW_EINTERNAL, "the text is not valid UTF-8");
+    }
+    EW_TRY(ew_json_dump(j, EW_JSON_PRETTY, &out, reterr));
+    (void)fwrite(out.data, 1, out.size, stdout);
+    return EW_OK;
+}
+
+static void generate_chatter(const ew_generate_stats *st)
+{
+    (void)fprintf(stderr, "%zu prompt tokens at %.1f/s, %zu generated at %.1f/s (%s)\n", st->n_prompt_tok,
+                  (double)st->n_prompt_tok / fmax(st->prompt_s, 1e-9), st->n_gen_tok,
+                  (double)st->n_gen_tok / fmax(st->gen_s, 1e-9), ew_stop_reason_name(st->stop));
+}
+
+static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_error *reterr)
+{
+    EW_AUTO_BUF prompt = {0};
+    EW_AUTO_BUF text = {0};
+    EW_AUTO_TOKENS ids = {0};
+    EW_AUTO_TOKENS out = {0};
+    EW_AUTO(ew_model) m = NULL;
+    EW_AUTO_COMPUTE compute = {0};
+    EW_AUTO(ew_session) s = NULL;
+    EW_TRY(read_prompt(a, &prompt, reterr));
+    EW_TRY(ew_model_open(a->path, NULL, &m, reterr));
+    const ew_tokenizer *tok = ew_model_tokenizer(m);
+    if (tok == NULL) {
+        return ew_fail(reterr, EW_EUNSUPPORTED, "%s has no tokenizer", a->path);
+    }
+    unsigned flags = EW_ENCODE_BOS | (a->special ? EW_ENCODE_SPECIAL : 0);
+    EW_TRY(ew_tokenizer_encode(tok, prompt.data, prompt.size, flags, &ids, reterr));
+    EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
+    ew_session_opt so = {
+        .n_ctx = (uint32_t)a->n_ctx, .exec = compute.exec, .kv_f32 = a->kv_f32, .memory_limit_bytes = a->memory_limit};
+    EW_TRY(ew_session_new(m, &so, &s, reterr));
+    ew_generate_opt go = {.max_tok = (uint32_t)a->max_tok,
+                          .stop = (const char *const *)a->stop.item,
+                          .n_stop = a->stop.n,
+                          .special = a->special,
+                          .sampler = {.temperature = (float)a->temperature,
+                                      .top_k = (uint32_t)a->top_k,
+                                      .top_p = (float)a->top_p,
+                                      .min_p = (float)a->min_p,
+                                      .repeat_penalty = (float)a->penalty,
+                                      .seed = (uint64_t)a->seed},
+                          .on_text = a->json ? ask_stop : print_piece};
+    ew_generate_stats st = {0};
+    if (a->echo && !a->json) {
+        (void)fwrite(prompt.data, 1, prompt.size, stdout);
+    }
+    EW_TRY(ew_generate(s, ids.id, ids.n, &go, &out, &text, &st, reterr));
+    if (a->json) {
+        return generate_json(&text, &out, &st, reterr);
+    }
+    (void)printf("\n");
+    (void)fflush(stdout);
+    generate_chatter(&st);
+    return EW_OK;
+}
+
+int ew_cli_model_generate(int argc, char **argv, void *ctx)
+{
+    generate_args a = {.max_tok = 256};
+    ew_error err = EW_ERROR_INIT;
+    int status = generate_parse(argc, argv, &a);
+    if (status == EW_CLI_GO) {
+        ew_status st = generate_run(&a, ctx, &err);
+        status = st == EW_OK ? 0 : ew_cli_fail(EW_CLI_PROG, st, &err);
+    }
+    ew_cli_strings_release(&a.stop);
+    return status;
+}
+
+/* ---- bench ---- */
+
+typedef struct bench_args {
+    char *path, *kernel;
+    int64_t n_prompt, n_gen, repeat, threads, n_batch, depth;
+    bool json;
+} bench_args;
+
+typedef struct bench_result {
+    double mean, spread; /* tokens per second, standard deviation over repetitions */
+} bench_result;
+
+static bench_result summary(const double *x, int64_t n)
+{
+    double sum = 0;
+    double sq = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += x[i];
+    }
+    double mean = sum / (double)n;
+    for (int64_t i = 0; i < n; i++) {
+        sq += (x[i] - mean) * (x[i] - mean);
+    }
+    return (bench_result){mean, n > 1 ? sqrt(sq / (double)(n - 1)) : 0};
+}
+
+/* Seconds for n_prompt tokens at once, then for n_gen single tokens; both after `depth` tokens of context. */
+static ew_status bench_once(ew_session *s, const bench_args *a, const int32_t *ids, float *logits, double *ret_prompt_s,
+                            double *ret_gen_s, ew_error *reterr)
+{
+    uint64_t t0;
+    if (a->n_prompt > 0) {
+        ew_session_reset(s);
+        if (a->depth > 0) {
+            EW_TRY(ew_session_eval(s, ids, (size_t)a->depth, NULL, reterr));
+        }
+        t0 = ew_mono_ns();
+        EW_TRY(ew_session_eval(s, ids, (size_t)a->n_prompt, logits, reterr));
+        *ret_prompt_s = (double)(ew_mono_ns() - t0) * 1e-9;
+    }
+    ew_session_reset(s);
+    EW_TRY(ew_session_eval(s, ids, (size_t)EW_MAX(a->depth, 1), NULL, reterr));
+    t0 = ew_mono_ns();
+    for (int64_t i = 0; i < a->n_gen; i++) {
+        EW_TRY(ew_session_eval(s, &ids[i], 1, logits, reterr));
+    }
+    *ret_gen_s = (double)(ew_mono_ns() - t0) * 1e-9;
+    return EW_OK;
+}
+
+static ew_status bench_print(const bench_args *a, const ew_model *m, const ew_cli_compute *c, bench_result p,
+                             bench_result g, ew_error *reterr)
+{
+    EW_AUTO_BUF out = {0};
+    unsigned threads = ew_pool_threads(c->pool);
+    if (a->json) {
+        EW_AUTO_JSON j =
+            json_pack("{s:s s:s s:I s:I s:s s:i s:{s:I s:f s:f} s:{s:I s:f s:f}}", "model", ew_model_config_of(m)->name,
+                      "type", ew_model_dtype_name(m), "parameters", (json_int_t)ew_model_n_params(m), "weights_bytes",
+                      (json_int_t)ew_model_weights_bytes(m), "kernel", ew_kern_name(c->exec.kern), "threads",
+                      (int)threads, "prompt", "tokens", (json_int_t)a->n_prompt, "per_second", p.mean, "spread",
+                      p.spread, "generate", "tokens", (json_int_t)a->n_gen, "per_second", g.mean, "spread", g.spread);
+        EW_TRY(ew_json_dump(j, EW_JSON_PRETTY, &out, reterr));
+    } else {
+        char b1[32];
+        char b2[32];
+        ew_buf_addf(&out, "%s: %s parameters, %s, %s; kernels %s, %u threads\n", ew_model_config_of(m)->name,
+                    ew_str_count(b1, sizeof(b1), (double)ew_model_n_params(m)), ew_model_dtype_name(m),
+                    ew_str_bytes(b2, sizeof(b2), ew_model_weights_bytes(m)), ew_kern_name(c->exec.kern), threads);
+        if (a->n_prompt > 0) {
+            ew_buf_addf(&out, "prompt %4lld tokens  %9.2f ± %.2f tokens/s\n", (long long)a->n_prompt, p.mean, p.spread);
+        }
+        if (a->n_gen > 0) {
+            ew_buf_addf(&out, "generate %lld tokens  %8.2f ± %.2f tokens/s\n", (long long)a->n_gen, g.mean, g.spread);
+        }
+        EW_TRY(ew_buf_check(&out, reterr));
+    }
+    (void)fwrite(out.data, 1, out.size, stdout);
+    return EW_OK;
+}
+
+#define BENCH_REPEAT_MAX 100
+
+static ew_status bench_measure(const bench_args *a, ew_session *s, uint32_t V, bench_result *ret_p, bench_result *ret_g,
+                               ew_error *reterr)
+{
+    double p[BENCH_REPEAT_MAX];
+    double g[BENCH_REPEAT_MAX];
+    size_t n = (size_t)EW_MAX(EW_MAX(a->n_prompt, a->n_gen), EW_MAX(a->depth, 1));
+    int32_t *ids = ew_malloc(n, sizeof(*ids));
+    float *logits = ew_malloc(V, sizeof(*logits));
+    ew_status st = ids == NULL || logits == NULL ? ew_fail(reterr, EW_ENOMEM, "not enough memory") : EW_OK;
+    ew_rng rng;
+    ew_rng_init(&rng, 1, 0);
+    for (size_t i = 0; ids != NULL && i < n; i++) {
+        ids[i] = (int32_t)ew_rng_below(&rng, V);
+    }
+    for (int64_t r = -1; r < a->repeat && st == EW_OK; r++) { /* -1: warm-up */
+        double ps = 1;
+        double gs = 1;
+        bench_args once = *a;
+        if (r < 0) {
+            once.n_gen = EW_MIN(a->n_gen, 4);
+            once.n_prompt = EW_MIN(a->n_prompt, 32);
+        }
+        st = bench_once(s, &once, ids, logits, &ps, &gs, reterr);
+        if (r >= 0) {
+            p[r] = (double)a->n_prompt / ps;
+            g[r] = (double)a->n_gen / gs;
+        }
+        if (ew_signal_stop() && st == EW_OK) {
+            st = ew_fail(reterr, EW_ECANCELLED, "stopped");
+        }
+    }
+    if (st == EW_OK) {
+        *ret_p = summary(p, a->repeat);
+        *ret_g = summary(g, a->repeat);
+    }
+    ew_free(ids);
+    ew_free(logits);
+    return st;
+}
+
+static ew_status bench_run(const bench_args *a, const ew_cli_app *app, ew_error *reterr)
+{
+    EW_AUTO(ew_model) m = NULL;
+    EW_AUTO_COMPUTE compute = {0};
+    EW_AUTO(ew_session) s = NULL;
+    bench_result p;
+    bench_result g;
+    EW_TRY(ew_model_open(a->path, &(ew_model_opt){.no_tokenizer = true, .populate = true}, &m, reterr));
+    EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
+    ew_session_opt so = {.n_ctx = (uint32_t)(EW_MAX(a->n_prompt, a->n_gen) + EW_MAX(a->depth, 1)),
+                         .n_batch = (uint32_t)a->n_batch,
+                         .exec = compute.exec};
+    EW_TRY(ew_session_new(m, &so, &s, reterr));
+    EW_TRY(bench_measure(a, s, ew_model_config_of(m)->V, &p, &g, reterr));
+    return bench_print(a, m, &compute, p, g, reterr);
+}
+
+int ew_cli_model_bench(int argc, char **argv, void *ctx)
+{
+    bench_args a = {.n_prompt = 512, .n_gen = 128, .repeat = 3};
+    const ew_cli_opt opts[] = {
+        {"prompt", 'p', "N", EW_CLI_I64, &a.n_prompt, .help = "tokens evaluated at once (default 512)", .min = 0,
+         .max = 1e6},
+        {"generate", 'n', "N", EW_CLI_I64, &a.n_gen, .help = "tokens evaluated one by one (default 128)", .min = 0,
+         .max = 1e6},
+        {"depth", 'd', "N", EW_CLI_I64, &a.depth, .help = "tokens of context before them (default 0)", .min = 0,
+         .max = 1e5},
+        {"repeat", 'r', "N", EW_CLI_I64, &a.repeat, .help = "repetitions after a warm-up (default 3)", .min = 1,
+         .max = BENCH_REPEAT_MAX},
+        {"batch", 'b', "N", EW_CLI_I64, &a.n_batch, .help = "largest chunk of a prompt (default 128)", .min = 1,
+         .max = 65536},
+        {"kernel", 0, "NAME", EW_CLI_STRING, &a.kernel, .help = "ref, avx2, avx512 (default: the best)"},
+        {"threads", 't', "N", EW_CLI_I64, &a.threads, .help = "default: all cores", .min = 1, .max = 256},
+        {"json", 0, NULL, EW_CLI_FLAG, &a.json, .help = "as JSON"}};
+    const ew_cli_pos pos[] = {{"MODEL", EW_CLI_STRING, &a.path, .help = "GGUF file or Hugging Face directory"}};
+    int status = ew_cli_parse(&(ew_cli_spec){"model bench",
+                                             "Measures prompt evaluation and generation in tokens per second: mean and "
+                                             "standard deviation over the repetitions.",
+                                             "  edgewise model bench m.gguf -p 512 -n 128 -t 2\n", opts, EW_COUNT(opts),
+                                             pos, EW_COUNT(pos)},
+                              argc, argv);
+    if (status != EW_CLI_GO) {
+        return status;
+    }
+    ew_error err = EW_ERROR_INIT;
+    ew_status st = bench_run(&a, ctx, &err);
+    return st == EW_OK ? 0 : ew_cli_fail(EW_CLI_PROG, st, &err);
+}
