@@ -314,7 +314,7 @@ static ew_status read_magic(cursor *c)
 
 static ew_status read_counts(cursor *c, uint64_t *ret_tensors, uint64_t *ret_kv)
 {
-    uint64_t nt, nk;
+    uint64_t nt = 0, nk = 0;
     EW_TRY(take_u64(c, &nt));
     EW_TRY(take_u64(c, &nk));
     if (nt > EW_LIMIT_GGUF_TENSORS || nk > EW_LIMIT_GGUF_KV) {
@@ -329,7 +329,7 @@ static ew_status read_counts(cursor *c, uint64_t *ret_tensors, uint64_t *ret_kv)
 static ew_status read_all(cursor *c)
 {
     ew_gguf *g = c->g;
-    uint64_t nt, nk;
+    uint64_t nt = 0, nk = 0;
     EW_TRY(read_magic(c));
     EW_TRY(read_counts(c, &nt, &nk));
     g->kv = ew_calloc((size_t)nk, sizeof(*g->kv));
