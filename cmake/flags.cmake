@@ -22,7 +22,10 @@ target_compile_options(ew_flags INTERFACE
     -ffp-contract=off)
 if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
     # snprintf into a bounded buffer is meant to truncate; sanitized code confuses the uninitialised-variable check.
-    target_compile_options(ew_flags INTERFACE -Wno-format-truncation $<$<BOOL:${EW_SANITIZE}>:-Wno-maybe-uninitialized>)
+    target_compile_options(ew_flags INTERFACE -Wno-format-truncation)
+    if(EW_SANITIZE)
+        target_compile_options(ew_flags INTERFACE -Wno-maybe-uninitialized)
+    endif()
 endif()
 target_compile_definitions(ew_flags INTERFACE EW_VERSION="${PROJECT_VERSION}")
 if(EW_WERROR)

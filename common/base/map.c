@@ -10,6 +10,9 @@
 #define uthash_free(ptr, size) ew_free(ptr)
 #include <uthash.h>
 
+/* uthash's hash function falls through its cases on purpose; clang wants each one annotated. */
+#pragma GCC diagnostic ignored "-Wimplicit-fallthrough"
+
 struct entry {
     UT_hash_handle hh;
     void *value;

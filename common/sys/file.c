@@ -14,6 +14,7 @@
 #include "base/str.h"
 
 #define WRITER_BUF (256 * 1024)
+#define READ_MORE ((size_t)4096) /* beyond the size that fstat told */
 
 /* --- fault hook --- */
 
@@ -162,6 +163,9 @@ ew_status ew_file_read(const char *path, size_t max, ew_buf *out, ew_error *rete
     }
     size_t start = out->size;
     ew_status st = EW_OK;
+    if (out->max == 0) { /* the caller's limit counts, not the buffer's default */
+        out->max = EW_MAX((size_t)EW_BUF_MAX_DEFAULT, start + EW_MIN(max, SIZE_MAX / 4)) + 2 * READ_MORE;
+    }
     /* Files of /proc and growing ones have more than fstat says: read until the end, within max. */
     size_t room = (size_t)size + 1;
     for (;;) {
@@ -184,7 +188,7 @@ ew_status ew_file_read(const char *path, size_t max, ew_buf *out, ew_error *rete
         if (n <= 0 || st != EW_OK) {
             break;
         }
-        room = 4096;
+        room = READ_MORE;
     }
     (void)close(fd);
     if (out->data != NULL && out->status == EW_OK) {
