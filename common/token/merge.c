@@ -24,7 +24,7 @@ void ew__encoder_release(ew__encoder *e)
     ew_free(e->memo);
 }
 
-static uint32_t plain_find(const ew_tokenizer *t, const char *s, size_t size)
+uint32_t ew__plain_find(const ew_tokenizer *t, const char *s, size_t size)
 {
     if (size > t->from_max) {
         return EW__NONE;
@@ -37,7 +37,7 @@ static bool pair_find(const ew_tokenizer *t, const char *s, const ew__sym *a, co
 {
     ret->len = a->len + b->len;
     if (t->v->kind == EW_TOKENIZER_SPM) {
-        uint32_t id = plain_find(t, s + a->begin, ret->len);
+        uint32_t id = ew__plain_find(t, s + a->begin, ret->len);
         if (id == EW__NONE) {
             return false;
         }
@@ -136,7 +136,7 @@ static ew_status first_syms(ew__encoder *e, const char *s, size_t size, size_t *
     }
     for (size_t i = 0; i < size;) {
         size_t len = ew_utf8_next(s + i, size - i, NULL);
-        uint32_t id = plain_find(t, s + i, len);
+        uint32_t id = ew__plain_find(t, s + i, len);
         if (id == EW__NONE && t->v->kind == EW_TOKENIZER_CHAR_BPE && has_bytes(t, s + i, len)) {
             for (size_t k = 0; k < len; k++) {
                 EW_TRY(add_sym(e, &n, i + k, 1, t->byte_id[(unsigned char)s[i + k]]));
@@ -217,7 +217,7 @@ ew_status ew__merge_memo(ew__encoder *e, const char *s, size_t size)
     const ew_tokenizer *t = e->tok;
     e->unknown = false;
     if (t->v->ignore_merges) {
-        uint32_t id = plain_find(t, s, size);
+        uint32_t id = ew__plain_find(t, s, size);
         if (id != EW__NONE) {
             return ew_tokens_add(e->out, (int32_t)id);
         }

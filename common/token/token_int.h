@@ -125,6 +125,7 @@ struct ew_tokenizer {
     uint32_t *rank;       /* [n] SPM: 0 = best score, equal scores equal ranks */
     ew__u64map touching;  /* (code point, next code point) that stand together in some piece of plain */
     bool cuts;            /* touching is complete: no merge crosses other neighbours */
+    bool fuses;           /* neighbouring unknown characters become one piece */
     ew__trie always;      /* user-defined pieces */
     ew__trie special;     /* those and the control pieces */
     ew_pretok *pretok;    /* NULL = text stays whole */
@@ -160,6 +161,8 @@ typedef struct ew__encoder {
     bool unknown;    /* the last character had no piece: the next unknown one is fused with it */
 } ew__encoder;
 
+/* The piece that merging may give and that is spelled so (in bytes for BPE), or EW__NONE. */
+uint32_t ew__plain_find(const ew_tokenizer *t, const char *s, size_t size);
 /* Merges one stretch and appends its ids. */
 ew_status ew__merge(ew__encoder *e, const char *s, size_t size) EW_MUST_CHECK;
 /* The same through the memo, for pre-tokens. */

@@ -218,8 +218,8 @@ static ew_status make_touching(ew_tokenizer *t, ew_error *reterr)
     for (size_t c = 0; c < 256; c++) {
         all_bytes = all_bytes && t->byte_id[c] >= 0;
     }
-    /* Unknown characters fuse, and whole pre-tokens are looked up, across any neighbours. */
-    t->cuts = !v->ignore_merges && (all_bytes || !v->fuse_unk || v->unk < 0);
+    t->fuses = !all_bytes && v->fuse_unk && v->unk >= 0;
+    t->cuts = !v->ignore_merges; /* whole pre-tokens are looked up */
     for (size_t i = 0; i < v->n_merges && v->kind == EW_TOKENIZER_CHAR_BPE; i++) {
         if (v->type[v->merges[i].left] == EW_PIECE_BYTE || v->type[v->merges[i].right] == EW_PIECE_BYTE) {
             t->cuts = false;
@@ -306,19 +306,31 @@ ew_status ew_tokenizer_new(const ew_vocab *v, ew_tokenizer **ret_tok, ew_error *
 
 /* Encoding ------------------------------------------------------------------------------------------------------- */
 
+/* The text may be cut between these two characters: no merge, and no fusing of unknown ones, reaches across. */
+static bool may_cut(const ew_tokenizer *t, uint32_t a, uint32_t b, const char *s, size_t a_len, size_t b_len)
+{
+    if (ew__u64map_get(&t->touching, touch_key(a, b)) != EW__NONE) {
+        return false;
+    }
+    return !t->fuses || ew__plain_find(t, s - a_len, a_len) != EW__NONE || ew__plain_find(t, s, b_len) != EW__NONE;
+}
+
 /* One pre-token of a character vocabulary: cut where no merge can reach across. */
 static ew_status encode_chars(ew__encoder *e, const char *s, size_t size)
 {
     const ew_tokenizer *t = e->tok;
     size_t begin = 0;
     uint32_t last = 0;
-    uint32_t cp;
-    for (size_t i = 0; i < size && t->cuts; last = cp) {
+    size_t last_len = 0;
+    for (size_t i = 0; i < size && t->cuts;) {
+        uint32_t cp;
         size_t len = ew_utf8_next(s + i, size - i, &cp);
-        if (i > begin && ew__u64map_get(&t->touching, touch_key(last, cp)) == EW__NONE) {
+        if (i > begin && may_cut(t, last, cp, s + i, last_len, len)) {
             EW_TRY(ew__merge_memo(e, s + begin, i - begin));
             begin = i;
         }
+        last = cp;
+        last_len = len;
         i += len;
     }
     return ew__merge_memo(e, s + begin, size - begin);

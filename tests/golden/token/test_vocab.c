@@ -334,9 +334,11 @@ static void small_public_models_round_trip(void **state)
     EW_AUTO(ew_vocab) v = load_gguf(path);
     EW_AUTO(ew_tokenizer) tok = make(v);
     for (size_t i = 0; i < EW_COUNT(texts); i++) {
-        round_trip(stories, texts[i]);
-        round_trip(saved, texts[i]);
         round_trip(tok, texts[i]);
+        if (i < 2) { /* TinyStories-656K has no byte pieces: what it does not know becomes <unk> */
+            round_trip(stories, texts[i]);
+            round_trip(saved, texts[i]);
+        }
     }
 }
 
