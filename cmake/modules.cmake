@@ -35,7 +35,7 @@ ew_module(common/peft LAYER 5 DEPS base sys text crypt kern tensor format model)
 ew_module(common/split LAYER 5 DEPS base kern model)
 # L6
 ew_module(common/train LAYER 6 DEPS base sys text crypt kern tensor format token model peft task)
-ew_module(common/compress LAYER 6 DEPS base sys kern format model)
+ew_module(common/compress LAYER 6 DEPS base sys kern tensor format model)
 # L7
 # probe: times whole passes of the engine and of the trainer, so it lies above both
 ew_module(common/probe LAYER 7 DEPS base sys kern token domain model peft train)
@@ -46,8 +46,8 @@ ew_module(common/jobs LAYER 7 DEPS base sys crypt domain db)
 # L8 (9 and above here): the only layer that logs above debug, reads configuration or exits.
 # task: the records that a profile holds and their JSON forms
 ew_module(edge/vault LAYER 9 DEPS base sys crypt text domain db rag task)
-ew_module(edge/agentd LAYER 10 DEPS base sys crypt text domain record db net wire session format token rag model kern task peft
-                                   split probe train compress run jobs show vault)
+ew_module(edge/agentd LAYER 10 DEPS base sys crypt text domain record wire session token model kern task peft rag
+                                   split probe run show vault)
 ew_module(edge/agent_cli LAYER 11 DEPS base sys crypt text domain record db rag wire session show token model task peft train run agentd vault)
 
 ew_module(cloud/signer LAYER 9 DEPS base sys crypt text net)
