@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "tmpdir.h"
+
 #include "base/mem.h"
 #include "base/str.h"
 #include "format/gguf.h"
@@ -47,18 +49,14 @@ static ew_vocab *load_gguf(const char *path)
 static ew_vocab *resaved(const ew_vocab *v)
 {
     ew_error err = EW_ERROR_INIT;
-    char dir[256];
-    char path[512];
+    const char *path = ew_test_path("resaved.gguf");
     EW_AUTO(ew_gguf_writer) w = NULL;
-    CHECK(ew_dir_make_temp("/tmp/ew-vocab-", dir, sizeof(dir), &err));
-    CHECK(ew_path_join(path, sizeof(path), dir, "v.gguf", &err));
     CHECK(ew_gguf_writer_new(path, &w, &err));
     ew_gguf_add_str(w, "general.architecture", "llama");
     CHECK(ew_vocab_write_gguf(w, v, &err));
     CHECK(ew_gguf_writer_begin(w, &err));
     CHECK(ew_gguf_writer_commit(w, &err));
     ew_vocab *back = load_gguf(path);
-    CHECK(ew_dir_remove_tree(dir, &err));
     return back;
 }
 
