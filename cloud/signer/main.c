@@ -70,10 +70,18 @@ static ew_status parse_users(const char *list, ew_signer_serve_opt *opt, ew_erro
     return EW_OK;
 }
 
+static void tell_systemd(const char *state)
+{
+    ew_error err = EW_ERROR_INIT;
+    if (ew_notify(getenv("NOTIFY_SOCKET"), state, &err) != EW_OK) {
+        EW_LOG(EW_LOG_WARN, "signer", "notify", "detail=\"%s\"", err.msg);
+    }
+}
+
 static void on_ready(void *ctx)
 {
     (void)ctx;
-    (void)ew_notify(getenv("NOTIFY_SOCKET"), "READY=1", NULL);
+    tell_systemd("READY=1");
     EW_LOG(EW_LOG_NOTICE, "signer", "ready", "pid=%ld", (long)getpid());
 }
 
@@ -97,7 +105,7 @@ static ew_status serve(const conf *c, ew_error *reterr)
     EW_AUTO(ew_signer) s = NULL;
     EW_TRY(ew_signer_open(c->dir, &s, reterr));
     ew_status st = ew_signer_serve(s, &opt, reterr);
-    (void)ew_notify(getenv("NOTIFY_SOCKET"), "STOPPING=1", NULL);
+    tell_systemd("STOPPING=1");
     EW_LOG(EW_LOG_NOTICE, "signer", "stopped", "status=%s", ew_status_name(st));
     return st;
 }
@@ -127,11 +135,12 @@ static int run_serve(int argc, char **argv, void *ctx)
     char *file = NULL, *dir = NULL, *socket = NULL, *users = NULL;
     bool print = false;
     const ew_cli_opt opts[] = {
-        {"config", 'c', "FILE", EW_CLI_STRING, &file, "read the configuration from FILE"},
-        {"dir", 'd', "DIR", EW_CLI_STRING, &dir, "directory of the keys (DIR/signer of the coordinator's)"},
-        {"socket", 's', "PATH", EW_CLI_STRING, &socket, "listen on PATH (default: signer.sock in the directory)"},
-        {"allow-users", 0, "LIST", EW_CLI_STRING, &users, "users or uids that may ask"},
-        {"print-config", 0, NULL, EW_CLI_FLAG, &print, "print the resulting configuration and exit"}};
+        {"config", 'c', "FILE", EW_CLI_STRING, &file, .help = "read the configuration from FILE"},
+        {"dir", 'd', "DIR", EW_CLI_STRING, &dir, .help = "directory of the keys (DIR/signer of the coordinator's)"},
+        {"socket", 's', "PATH", EW_CLI_STRING, &socket,
+         .help = "listen on PATH (default: signer.sock in the directory)"},
+        {"allow-users", 0, "LIST", EW_CLI_STRING, &users, .help = "users or uids that may ask"},
+        {"print-config", 0, NULL, EW_CLI_FLAG, &print, .help = "print the resulting configuration and exit"}};
     int status = ew_cli_parse(&(ew_cli_spec){.command = "run",
                                              .doc = "Signs certificates, manifests and plans for the coordinator.",
                                              .opts = opts,
@@ -191,7 +200,7 @@ static int run_operator(int argc, char **argv, void *ctx)
 {
     (void)ctx;
     char *dir = NULL, *name = NULL, *out = NULL;
-    const ew_cli_opt opts[] = {{"dir", 'd', "DIR", EW_CLI_STRING, &dir, "directory of the keys"}};
+    const ew_cli_opt opts[] = {{"dir", 'd', "DIR", EW_CLI_STRING, &dir, .help = "directory of the keys"}};
     const ew_cli_pos pos[] = {{"NAME", EW_CLI_STRING, &name, .help = "the operator's name: a-z, 0-9 and '-'"},
                               {"OUT", EW_CLI_STRING, &out, .help = "directory for identity.pem and ca.pem"}};
     int status = ew_cli_parse(&(ew_cli_spec){.command = "operator",
