@@ -287,25 +287,19 @@ static ew_status corpus_make(const ew_pretrain_recipe *recipe, const ew_vocab *v
     return EW_OK;
 }
 
-/* The neighbours of a user's items are found when the first is asked for: ask here, so that training does not stumble. */
+/* Neighbours are found when a record is first asked for: ask here, so that training does not stumble. */
 static ew_status find_neighbours(ew_corpus *c, const ew_progress *progress, ew_error *reterr)
 {
     if (c->recipe->retrieved_max == 0 || c->recipe->zero_shot_percent == 100) {
         return EW_OK;
     }
-    const ew_task_budget budget = {.max_tok = c->recipe->n_ctx};
     const size_t total = c->n_pool[0] + c->n_pool[1];
     size_t done = 0;
     for (size_t w = 0; w < N_TASKS; w++) {
-        uint32_t user = UINT32_MAX;
         for (size_t i = 0; i < c->n_pool[w]; i++, done++) {
-            const ew_debian_record *r = ew_debian_record_at(c->debian, c->pool[w][i]);
-            if (r->user == user || c->n_records[w] == 0) {
-                continue;
-            }
-            user = r->user;
-            EW_TRY(start_doc(c, reterr));
-            EW_TRY(ew_debian_example(c->debian, c->task[w], c->pool[w][i], 1, &budget, &c->prompt, &c->answer, reterr));
+            ew_buf_clear(&c->prompt);
+            ew_buf_clear(&c->answer);
+            EW_TRY(ew_debian_example(c->debian, c->task[w], c->pool[w][i], 1, NULL, &c->prompt, &c->answer, reterr));
             const ew_progress_info info = {"neighbours", "items", done, total, (double)NAN, (double)NAN};
             if (!ew_progress_tell(progress, &info)) {
                 return ew_fail(reterr, EW_ECANCELLED, "stopped while the corpus was prepared");
