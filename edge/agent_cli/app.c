@@ -1,0 +1,55 @@
+#include "agent_cli/app.h"
+
+#include <stdio.h>
+
+#include "sys/signal.h"
+#include "sys/term.h"
+#include "text/json.h"
+
+int ew_agent_app_fail(ew_status st, const ew_error *err)
+{
+    return ew_cli_fail(EW_AGENT_PROG, st, err);
+}
+
+ew_status ew_agent_app_print(const json_t *j, ew_error *reterr)
+{
+    EW_AUTO_BUF text = {0};
+    EW_TRY(ew_json_dump(j, EW_JSON_PRETTY, &text, reterr));
+    return fputs(ew_buf_str(&text), stdout) >= 0 && fflush(stdout) == 0
+               ? EW_OK
+               : ew_fail(reterr, EW_EIO, "cannot write to standard output");
+}
+
+static ew_status verb_here(const ew_agent_app *app, const ew_agent_local *o, const json_t *request,
+                           const ew_control_view *view, json_t **ret_result, ew_error *reterr)
+{
+    EW_AUTO(ew_agent) a = NULL;
+    const ew_agent_opt opt = {.dir = o->dir,
+                              .credentials = app->credentials,
+                              .self = app->self,
+                              .software = EW_AGENT_SOFTWARE,
+                              .kern = app->kernel,
+                              .memory_limit_bytes = o->memory_limit_bytes,
+                              .n_threads = (uint32_t)o->threads};
+    EW_TRY(ew_agent_open(&opt, &view->progress, &a, reterr));
+    return ew_control_run(a, request, view, ret_result, reterr);
+}
+
+ew_status ew_agent_app_verb(const ew_agent_app *app, const ew_agent_local *o, const json_t *request, const char *label,
+                            ew_chat_text_fn on_text, json_t **ret_result, ew_error *reterr)
+{
+    EW_AUTO(ew_term_progress) bar = NULL;
+    EW_TRY(ew_term_progress_new(stderr, label, ew_signal_stop, &bar));
+    const ew_control_view view = {.progress = *ew_term_progress_get(bar), .on_text = on_text};
+    ew_status st = ew_control_call(o->dir, request, &view, ret_result, reterr);
+    if (st == EW_EREMOTE && reterr != NULL && *ret_result == NULL) {
+        ew_error here = EW_ERROR_INIT;
+        ew_status local = verb_here(app, o, request, &view, ret_result, &here);
+        /* The agent ended in the middle: its own words say more than the lock's. */
+        if (local != EW_OK && local != EW_ECONFLICT) {
+            return ew_fail(reterr, local, "%s", here.msg);
+        }
+        return local == EW_OK ? EW_OK : st;
+    }
+    return st;
+}

@@ -1,0 +1,175 @@
+/* run: the daemon. */
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent_cli/app.h"
+#include "base/log.h"
+#include "sys/config.h"
+#include "sys/notify.h"
+#include "sys/signal.h"
+#include "sys/term.h"
+
+typedef struct run_conf {
+    char *dir, *log, *device_class;
+    uint64_t memory_limit;
+    int64_t threads, keepalive_ms, backoff_cap_ms;
+} run_conf;
+
+static const ew_config_key run_keys[] = {
+    {"dir", EW_CONFIG_STRING, offsetof(run_conf, dir), "", .help = "the agent's directory"},
+    {"log", EW_CONFIG_STRING, offsetof(run_conf, log), "all=info",
+     .help = "what is logged: component=level, … (error warn notice info debug)"},
+    {"device-class", EW_CONFIG_STRING, offsetof(run_conf, device_class), "",
+     .help = "the operator's word for this kind of device, e.g. pi5-8g"},
+    {"memory-limit", EW_CONFIG_BYTES, offsetof(run_conf, memory_limit), "0",
+     .help = "stay under this, learning included (300M, 1.5G); 0 = no limit"},
+    {"threads", EW_CONFIG_I64, offsetof(run_conf, threads), "0", .min = 0, .max = 1024,
+     .help = "threads; 0 = all cores"},
+    {"keepalive-ms", EW_CONFIG_I64, offsetof(run_conf, keepalive_ms), "0", .min = 0, .max = 240000,
+     .help = "ping after so long without traffic; 0 = what the coordinator says"},
+    {"backoff-cap-ms", EW_CONFIG_I64, offsetof(run_conf, backoff_cap_ms), "300000", .min = 100, .max = 3600000,
+     .help = "longest wait between attempts to connect"},
+};
+
+static void on_event(void *ctx, const char *event, const char *text)
+{
+    (void)ctx;
+    bool bad = strcmp(event, "connect-failed") == 0 || strcmp(event, "trial-waits") == 0 ||
+               strcmp(event, "offload-lost") == 0 || strcmp(event, "result-refused") == 0;
+    EW_LOG(bad ? EW_LOG_WARN : EW_LOG_INFO, "agent", event, "%s", text);
+}
+
+static ew_status load_config(const ew_agent_app *app, const char *file, const ew_cli_strings *set, ew_config *c,
+                             ew_error *reterr)
+{
+    if (file != NULL) {
+        EW_TRY(ew_config_load_file(c, file, reterr));
+    }
+    EW_TRY(ew_config_load_env(c, app->envp, reterr));
+    for (size_t i = 0; i < set->n; i++) {
+        char *eq = strchr(set->item[i], '=');
+        if (eq == NULL) {
+            return ew_fail(reterr, EW_EINVAL, "--set %s is not of the form name=value", set->item[i]);
+        }
+        *eq = '\0';
+        EW_TRY(ew_config_set(c, set->item[i], eq + 1, reterr));
+    }
+    return EW_OK;
+}
+
+static void notify(const ew_agent_app *app, const char *state)
+{
+    ew_error err = EW_ERROR_INIT;
+    if (ew_notify(app->notify, state, &err) != EW_OK) {
+        EW_LOG(EW_LOG_WARN, "agent", "notify-failed", "%s", err.msg);
+    }
+}
+
+static ew_status serve(const ew_agent_app *app, const run_conf *conf, ew_error *reterr)
+{
+    EW_AUTO(ew_agent) a = NULL;
+    EW_AUTO(ew_control) control = NULL;
+    EW_AUTO(ew_term_progress) bar = NULL;
+    EW_TRY(ew_term_progress_new(stderr, "probe", ew_signal_stop, &bar));
+    const ew_agent_opt opt = {.dir = conf->dir[0] != '\0' ? conf->dir : app->dir,
+                              .credentials = app->credentials,
+                              .self = app->self,
+                              .software = EW_AGENT_SOFTWARE,
+                              .device_class = conf->device_class[0] != '\0' ? conf->device_class : NULL,
+                              .kern = app->kernel,
+                              .memory_limit_bytes = conf->memory_limit,
+                              .n_threads = (uint32_t)conf->threads,
+                              .keepalive_ms = (uint32_t)conf->keepalive_ms,
+                              .backoff_cap_ms = (uint32_t)conf->backoff_cap_ms};
+    EW_TRY(ew_agent_open(&opt, ew_term_progress_get(bar), &a, reterr));
+    ew_agent_on_event(a, on_event, NULL);
+    EW_TRY(ew_control_open(a, &control, reterr));
+    EW_TRY(ew_agent_connect(a, reterr));
+    EW_TRY(ew_agent_start(a, reterr));
+    EW_LOG(EW_LOG_NOTICE, "agent", "running", "device=%s dir=%s memory_limit=%llu", ew_agent_home(a)->device_id,
+           opt.dir, (unsigned long long)conf->memory_limit);
+    /* Ready to serve with or without the coordinator. */
+    notify(app, "READY=1");
+    while (!ew_signal_stop()) {
+        struct pollfd p = {.fd = ew_signal_fd(), .events = POLLIN};
+        (void)poll(&p, 1, 10000);
+        ew_signal_drain();
+        notify(app, "WATCHDOG=1");
+    }
+    notify(app, "STOPPING=1");
+    ew_agent_stop(a);
+    EW_LOG(EW_LOG_NOTICE, "agent", "stopped", "device=%s", ew_agent_home(a)->device_id);
+    return EW_OK;
+}
+
+static ew_status run(const ew_agent_app *app, const char *file, const ew_cli_strings *set, bool print, ew_error *reterr)
+{
+    run_conf conf = {0};
+    EW_AUTO(ew_config) c = NULL;
+    EW_TRY(ew_config_new(run_keys, EW_COUNT(run_keys), &conf, &c, reterr));
+    EW_TRY(load_config(app, file, set, c, reterr));
+    EW_TRY(ew_config_check(c, reterr));
+    if (print) {
+        EW_AUTO_BUF text = {0};
+        ew_config_print(c, &text);
+        (void)fputs(ew_buf_str(&text), stdout);
+        return EW_OK;
+    }
+    EW_TRY(ew_log_configure(conf.log, reterr));
+    ew_log_set_journald(app->notify != NULL);
+    return serve(app, &conf, reterr);
+}
+
+int ew_agent_cmd_run(int argc, char **argv, void *ctx)
+{
+    const ew_agent_app *app = ctx;
+    ew_error err = EW_ERROR_INIT;
+    char *file = NULL;
+    char *dir = NULL;
+    char *limit = NULL;
+    char *threads = NULL;
+    char *device_class = NULL;
+    bool print = false;
+    ew_cli_strings set = {0};
+    const ew_cli_opt opts[] = {
+        {"dir", 'd', "DIR", EW_CLI_STRING, &dir,
+         "the agent's directory (default: EW_AGENT_DIR, or ~/.local/share/edgewise-agent)"},
+        {"memory-limit", 'm', "SIZE", EW_CLI_STRING, &limit,
+         "stay under SIZE, learning included (300M, 1.5G); default: no limit"},
+        {"threads", 't', "N", EW_CLI_STRING, &threads, "threads (default: all cores)"},
+        {"device-class", 0, "WORD", EW_CLI_STRING, &device_class, "the operator's word for this kind of device"},
+        {"config", 'c', "FILE", EW_CLI_STRING, &file, "YAML file of settings"},
+        {"set", 's', "NAME=VALUE", EW_CLI_STRINGS, &set, "any setting; see --print-config"},
+        {"print-config", 0, NULL, EW_CLI_FLAG, &print, "print the settings and where each comes from, and end"},
+    };
+    const ew_cli_spec spec = {
+        .command = "run",
+        .doc =
+            "Keeps the session with the coordinator, executes its trials, and answers the other commands. Ends on "
+            "SIGTERM; what "
+            "was accepted goes on at the next start. Settings: defaults < --config < EW_… environment < command line.",
+        .examples = "  edgewise-agent run --memory-limit 300M\n",
+        .opts = opts,
+        .n_opts = EW_COUNT(opts)};
+    int status = ew_cli_parse(&spec, argc, argv);
+    if (status != EW_CLI_GO) {
+        ew_cli_strings_release(&set);
+        return status;
+    }
+    char pairs[4][1200];
+    char *more[4];
+    ew_cli_strings all = {.item = more};
+    const char *const names[] = {"dir", "memory-limit", "threads", "device-class"};
+    char *const values[] = {dir, limit, threads, device_class};
+    for (size_t i = 0; i < EW_COUNT(names); i++) {
+        if (values[i] != NULL) {
+            (void)snprintf(pairs[i], sizeof(pairs[i]), "%s=%.1100s", names[i], values[i]);
+            more[all.n++] = pairs[i];
+        }
+    }
+    /* Named options after --set: the more special one wins. */
+    ew_status st = run(app, file, all.n > 0 && set.n == 0 ? &all : &set, print, &err);
+    ew_cli_strings_release(&set);
+    return st == EW_OK ? 0 : ew_agent_app_fail(st, &err);
+}

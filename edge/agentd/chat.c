@@ -1,0 +1,420 @@
+/* Answers with the model that is served, on the device or with some layers at the coordinator. */
+#include <string.h>
+
+#include "agentd/agent_int.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "model/generate.h"
+#include "peft/lora.h"
+#include "run/prompter.h"
+#include "split/split.h"
+#include "sys/pool.h"
+#include "sys/proc.h"
+#include "text/json.h"
+
+#define OFFLOAD_CALL_MS 10000
+#define RAW_MAX_TOK 256
+
+typedef struct chat {
+    ew_agent *a;
+    const ew_chat_opt *opt;
+    uint8_t model_sha256[EW_SHA256_BYTES];
+    char model_hex[2 * EW_SHA256_BYTES + 1];
+    char task_name[EW_TASK_NAME_SIZE];
+    uint32_t rag_k;
+    ew_model *model;
+    ew_lora *lora;
+    ew_items items;
+    ew_task *task;
+    ew_prompter *prompter;
+    ew_pool *pool;
+    ew_exec exec;
+    ew_session *s;
+    ew_tokens prompt;
+    ew_split_session *split;
+    uint64_t kv_session;
+    char went_local[EW_ERROR_MSG_MAX]; /* why the link was given up */
+    ew_chat_text_fn on_text;
+    void *text_ctx;
+} chat;
+
+static void chat_release(chat *c)
+{
+    ew_split_session_free(&c->split);
+    ew_session_free(&c->s);
+    ew_lora_free(&c->lora);
+    ew_prompter_free(&c->prompter);
+    ew_task_free(&c->task);
+    ew_items_release(&c->items);
+    ew_tokens_release(&c->prompt);
+    ew_model_unref(&c->model);
+    ew_pool_free(&c->pool);
+}
+
+/* ---- what is served ---- */
+
+/* Without a decision yet: any model that is here, the plain one. */
+static ew_status pick_any_model(chat *c, ew_error *reterr)
+{
+    char dir[EW_HOME_PATH_MAX];
+    ew_dir_list list = {0};
+    bool found = false;
+    EW_TRY(ew_dir_read(ew_home_path(&c->a->home, "artifacts", dir), &list, reterr));
+    for (size_t i = 0; i < list.n && !found; i++) {
+        char hex[2 * EW_SHA256_BYTES + 1];
+        if (strlen(list.entry[i].name) == 2 * EW_SHA256_BYTES + 5 && ew_str_ends(list.entry[i].name, ".gguf")) {
+            (void)ew_str_copy(hex, sizeof(hex), list.entry[i].name);
+            found = ew_hex_decode(hex, c->model_sha256, EW_SHA256_BYTES);
+        }
+    }
+    ew_dir_list_release(&list);
+    return found ? EW_OK : ew_fail(reterr, EW_ENOENT, "no model is on this device yet. HINT: edgewise-agent learn");
+}
+
+static ew_status read_active(chat *c, ew_error *reterr)
+{
+    EW_AUTO_JSON j = NULL;
+    const char *model = NULL;
+    const char *task = NULL;
+    int64_t k = 0;
+    (void)ew_str_copy(c->task_name, sizeof(c->task_name), "custom");
+    ew_status st = ew_home_read_json(&c->a->home, "active.json", &j, reterr);
+    if (st == EW_ENOENT) {
+        st = pick_any_model(c, reterr);
+    } else if (st == EW_OK) {
+        EW_TRY(ew_json_get_str(j, "active.json", "model", &model, reterr));
+        EW_TRY(ew_json_get_str(j, "active.json", "task", &task, reterr));
+        EW_TRY(ew_json_opt_i64(j, "active.json", "rag_k", 0, 64, &k, reterr));
+        if (!ew_hex_decode(model, c->model_sha256, EW_SHA256_BYTES) ||
+            !ew_str_copy(c->task_name, sizeof(c->task_name), task)) {
+            return ew_fail(reterr, EW_ECORRUPT, "active.json is damaged. HINT: edgewise-agent learn");
+        }
+        c->rag_k = (uint32_t)k;
+    }
+    ew_hex_encode(c->model_sha256, EW_SHA256_BYTES, c->model_hex);
+    return st;
+}
+
+/* The adapter leaves the vault only as a file on tmpfs that is gone at once. */
+static ew_status load_adapter(chat *c, ew_error *reterr)
+{
+    ew_vault_adapter meta;
+    char path[EW_HOME_PATH_MAX];
+    EW_AUTO_BUF file = {.max = 256 * EW_MIB};
+    (void)pthread_mutex_lock(&c->a->vault_lock);
+    ew_status st = ew_vault_adapter_active(c->a->vault, c->task_name, c->model_hex, &meta, reterr);
+    if (st == EW_OK) {
+        st = ew_vault_adapter_read(c->a->vault, meta.id, &file, reterr);
+    }
+    (void)pthread_mutex_unlock(&c->a->vault_lock);
+    if (st == EW_ENOENT) {
+        return EW_OK;
+    }
+    EW_TRY(st);
+    EW_TRY(ew_file_replace(ew_home_runtime_path(&c->a->home, "served.gguf", path), file.data, file.size, 0600, reterr));
+    st = ew_lora_load_gguf(path, c->model, &c->lora, reterr);
+    ew_status removed = ew_file_remove(path, st == EW_OK ? reterr : NULL);
+    return st == EW_OK ? removed : st;
+}
+
+static ew_status load_prompt(chat *c, ew_error *reterr)
+{
+    const ew_tokenizer *tok = ew_model_tokenizer(c->model);
+    if (c->opt->raw) {
+        return ew_tokenizer_encode(tok, c->opt->prompt, strlen(c->opt->prompt), EW_ENCODE_BOS, &c->prompt, reterr);
+    }
+    (void)pthread_mutex_lock(&c->a->vault_lock);
+    ew_status st = ew_vault_items(c->a->vault, &c->items, reterr);
+    (void)pthread_mutex_unlock(&c->a->vault_lock);
+    EW_TRY(st);
+    EW_TRY(ew_task_new(c->task_name, c->items.item, c->items.n, &c->task, reterr));
+    const ew_prompter_opt opt = {.task = c->task,
+                                 .tokenizer = tok,
+                                 .rag_k = c->rag_k,
+                                 .seq_max_tok = EW_MIN(512u, ew_model_config_of(c->model)->n_ctx_train)};
+    EW_TRY(ew_prompter_new(&opt, c->items.item, c->items.n, &c->prompter, reterr));
+    return ew_prompter_prompt(c->prompter, c->opt->prompt, UINT64_MAX, &c->prompt, reterr);
+}
+
+static uint32_t max_tokens(const chat *c)
+{
+    return c->opt->max_tok != 0 ? c->opt->max_tok : c->task != NULL ? (uint32_t)c->task->max_answer_tok : RAW_MAX_TOK;
+}
+
+static ew_status make_session(chat *c, ew_error *reterr)
+{
+    ew_proc_mem mem = {0};
+    const ew_model_config *cfg = ew_model_config_of(c->model);
+    uint64_t limit = 0;
+    if (c->a->opt.memory_limit_bytes != 0) {
+        EW_TRY(ew_proc_mem_read(&mem, reterr));
+        uint64_t held = mem.rss_bytes + ew_model_weights_bytes(c->model) + EW_AGENT_RAM_MARGIN_BYTES;
+        limit = c->a->opt.memory_limit_bytes > held ? c->a->opt.memory_limit_bytes - held : 1;
+    }
+    c->exec.kern = ew_kern_get(c->opt->exact ? "ref" : c->a->opt.kern);
+    EW_TRY(ew_pool_new(c->a->opt.n_threads, &c->pool, reterr));
+    c->exec.pool = c->pool;
+    uint32_t need = (uint32_t)c->prompt.n + max_tokens(c);
+    const ew_session_opt opt = {.n_ctx = EW_MIN(need, cfg->n_ctx_train),
+                                .exec = c->exec,
+                                .hooks = c->lora != NULL ? ew_lora_hooks(c->lora) : NULL,
+                                .memory_limit_bytes = limit};
+    if (c->prompt.n >= opt.n_ctx) {
+        return ew_fail(reterr, EW_ELIMIT, "the prompt of %zu tokens does not fit the model's context of %u",
+                       c->prompt.n, cfg->n_ctx_train);
+    }
+    return ew_session_new(c->model, &opt, &c->s, reterr);
+}
+
+static ew_status load(chat *c, ew_error *reterr)
+{
+    char path[EW_HOME_PATH_MAX];
+    EW_TRY(read_active(c, reterr));
+    EW_TRY(ew__agent_model(c->a, c->model_sha256, NULL, path, reterr));
+    EW_TRY(ew_model_open(path, NULL, &c->model, reterr));
+    if (ew_model_tokenizer(c->model) == NULL) {
+        return ew_fail(reterr, EW_EUNSUPPORTED, "the model has no tokenizer");
+    }
+    EW_TRY(load_adapter(c, reterr));
+    EW_TRY(load_prompt(c, reterr));
+    return make_session(c, reterr);
+}
+
+/* ---- offload ---- */
+
+static ew_status forward(void *ctx, uint64_t step, uint32_t position, uint32_t n, const void *act, size_t bytes,
+                         void *ret_act, ew_error *reterr)
+{
+    chat *c = ctx;
+    EW_AUTO_BUF body = {.max = EW_LIMIT_BODY_BYTES};
+    ew_msg *reply = NULL;
+    ew_msg *m = ew_msg_new(EW_MSG_OFFLOAD_FORWARD);
+    if (m == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for an offload step");
+    }
+    m->offload_forward = (ew_msg_offload_forward){.kv_session = c->kv_session,
+                                                  .step = step,
+                                                  .position = position,
+                                                  .n_tok = n,
+                                                  .act = {.dtype = c->opt->exact ? EW_ACT_F32 : EW_ACT_F16,
+                                                          .rank = 2,
+                                                          .shape = {n, ew_model_config_of(c->model)->C},
+                                                          .length = bytes},
+                                                  .parts = 1};
+    ew_status st = ew_client_call(c->a->client, m, (ew_span){act, bytes}, OFFLOAD_CALL_MS, &reply, &body, reterr);
+    ew_msg_free(&m);
+    EW_TRY(st);
+    if (reply->type != EW_MSG_OFFLOAD_OUTPUT || reply->offload_output.step != step || body.size != bytes) {
+        st = ew_fail(reterr, EW_ECORRUPT, "the coordinator's answer to an offload step has the wrong shape");
+    } else {
+        memcpy(ret_act, body.data, bytes);
+    }
+    ew_msg_free(&reply);
+    return st;
+}
+
+static void on_local(void *ctx, uint32_t position, const ew_error *why)
+{
+    chat *c = ctx;
+    (void)ew_str_copy(c->went_local, sizeof(c->went_local), why->msg);
+    ew__agent_event(c->a, "offload-lost", "position=%u %s", position, why->msg);
+}
+
+static ew_status open_offload(chat *c, ew_error *reterr)
+{
+    uint32_t L = ew_model_config_of(c->model)->L;
+    bool given = c->opt->last_layer != 0;
+    uint32_t first = given ? c->opt->first_layer : L / 4;
+    uint32_t last = given ? c->opt->last_layer : EW_MAX(L - L / 4, first + 1);
+    if (!c->a->home.consent_offload) {
+        return ew_fail(reterr, EW_EDENIED,
+                       "offload sends hidden states to the coordinator, from which most of a text can be "
+                       "reconstructed, and you have not agreed "
+                       "to that. HINT: edgewise-agent consent offload on");
+    }
+    if (c->lora != NULL) {
+        return ew_fail(
+            reterr, EW_EUNSUPPORTED,
+            "layers with a personal adapter stay on the device: answer with --raw and no adapter, or locally");
+    }
+    EW_TRY(ew_agent_wait_up(c->a, 10000, reterr));
+    ew_msg *reply = NULL;
+    ew_msg *m = ew_msg_new(EW_MSG_OFFLOAD_OPEN);
+    if (m == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for offload");
+    }
+    m->offload_open = (ew_msg_offload_open){.first_layer = first,
+                                            .last_layer = last,
+                                            .act_dtype = c->opt->exact ? EW_ACT_F32 : EW_ACT_F16,
+                                            .max_positions = ew_session_n_ctx(c->s),
+                                            .reference = c->opt->exact};
+    memcpy(m->offload_open.model_sha256, c->model_sha256, EW_SHA256_BYTES);
+    ew_status st = ew_client_call(c->a->client, m, (ew_span){0}, OFFLOAD_CALL_MS, &reply, NULL, reterr);
+    ew_msg_free(&m);
+    EW_TRY(st);
+    if (reply->type == EW_MSG_OFFLOAD_OPENED) {
+        c->kv_session = reply->offload_opened.kv_session;
+    } else {
+        st = ew_fail(reterr, EW_ECORRUPT, "the coordinator answered an offload request with %s",
+                     ew_msg_type_name(reply->type));
+    }
+    ew_msg_free(&reply);
+    EW_TRY(st);
+    const ew_split_opt opt = {.first_layer = first,
+                              .last_layer = last,
+                              .act = c->opt->exact ? EW_ACTIVATION_F32 : EW_ACTIVATION_F16,
+                              .forward = forward,
+                              .on_local = on_local,
+                              .ctx = c};
+    return ew_split_session_new(c->s, &opt, &c->split, reterr);
+}
+
+static void close_offload(chat *c)
+{
+    ew_msg *m = c->kv_session != 0 ? ew_msg_new(EW_MSG_OFFLOAD_CLOSE) : NULL;
+    if (m != NULL) {
+        m->offload_close.kv_session = c->kv_session;
+        /* Lost with the session: the lease frees it. */
+        if (ew_client_notify(c->a->client, m, (ew_span){0}, NULL) != EW_OK) {
+            ew__agent_event(c->a, "offload-close", "the lease will end it");
+        }
+        ew_msg_free(&m);
+    }
+}
+
+/* The byte ledger: everything that offload ever sent and received, for `status` and for the user. */
+static ew_status write_ledger(chat *c, const ew_split_stats *s, ew_error *reterr)
+{
+    EW_AUTO_JSON old = NULL;
+    json_int_t out = 0;
+    json_int_t in = 0;
+    json_int_t answers = 0;
+    if (ew_home_read_json(&c->a->home, "ledger.json", &old, NULL) == EW_OK) {
+        out = json_integer_value(json_object_get(old, "offload_bytes_out"));
+        in = json_integer_value(json_object_get(old, "offload_bytes_in"));
+        answers = json_integer_value(json_object_get(old, "offload_answers"));
+    }
+    EW_AUTO_JSON j = json_pack("{s:I,s:I,s:I}", "offload_bytes_out", out + (json_int_t)s->bytes_out, "offload_bytes_in",
+                               in + (json_int_t)s->bytes_in, "offload_answers", answers + 1);
+    return ew_home_write_json(&c->a->home, "ledger.json", j, reterr);
+}
+
+/* ---- answering ---- */
+
+static bool on_generated(const char *text, size_t size, void *ctx)
+{
+    chat *c = ctx;
+    return c->on_text == NULL || c->on_text(text, size, c->text_ctx);
+}
+
+static ew_status generate(chat *c, bool stream, ew_tokens *ids, ew_generate_stats *stats, ew_error *reterr)
+{
+    static const char *const newline[] = {"\n"};
+    const ew_generate_opt opt = {.max_tok = max_tokens(c),
+                                 .stop = newline,
+                                 .n_stop = c->opt->raw ? 0 : 1,
+                                 .sampler = {.temperature = (float)c->opt->temperature, .seed = c->opt->seed},
+                                 .on_text = stream ? on_generated : NULL,
+                                 .ctx = c};
+    return ew_generate(c->s, c->prompt.id, c->prompt.n, &opt, ids, NULL, stats, reterr);
+}
+
+/* Tokens that are the same, position by position, over the longer answer. */
+static double agreement(const ew_tokens *a, const ew_tokens *b)
+{
+    size_t n = EW_MAX(a->n, b->n);
+    size_t same = 0;
+    for (size_t i = 0; i < EW_MIN(a->n, b->n); i++) {
+        same += a->id[i] == b->id[i];
+    }
+    return n > 0 ? (double)same / (double)n : 1;
+}
+
+static ew_status answer(chat *c, json_t *stats, ew_error *reterr)
+{
+    EW_AUTO_TOKENS ids = {0};
+    EW_AUTO_TOKENS local = {0};
+    ew_generate_stats g = {0};
+    EW_TRY(generate(c, true, &ids, &g, reterr));
+    (void)json_object_set_new(stats, "prompt_tok", json_integer((json_int_t)g.n_prompt_tok));
+    (void)json_object_set_new(stats, "answer_tok", json_integer((json_int_t)g.n_gen_tok));
+    (void)json_object_set_new(stats, "tok_per_s", json_real(g.gen_s > 0 ? (double)g.n_gen_tok / g.gen_s : 0));
+    (void)json_object_set_new(stats, "stop", json_string(ew_stop_reason_name(g.stop)));
+    (void)json_object_set_new(stats, "adapter", json_boolean(c->lora != NULL));
+    if (c->split != NULL) {
+        ew_split_stats s;
+        ew_split_session_get_stats(c->split, &s);
+        (void)json_object_set_new(stats, "offload",
+                                  json_pack("{s:I,s:I,s:I,s:f,s:b,s:I,s:s}", "bytes_out", (json_int_t)s.bytes_out,
+                                            "bytes_in", (json_int_t)s.bytes_in, "trips", (json_int_t)s.trips, "wait_s",
+                                            s.wait_s, "went_local", s.local, "local_position",
+                                            (json_int_t)s.local_position, "why", c->went_local));
+        EW_TRY(write_ledger(c, &s, reterr));
+        close_offload(c);
+        ew_split_session_free(&c->split);
+    }
+    if (c->opt->compare) {
+        ew_session_reset(c->s);
+        EW_TRY(generate(c, false, &local, &g, reterr));
+        (void)json_object_set_new(stats, "agreement", json_real(agreement(&ids, &local)));
+    }
+    return EW_OK;
+}
+
+/* A task with labels: the likeliest one. */
+static ew_status classify(chat *c, json_t *stats, ew_error *reterr)
+{
+    EW_AUTO_TOKENS ids = {0};
+    size_t n = c->task->n_labels;
+    ew_label *labels = ew_calloc(n, sizeof(*labels));
+    double *log_prob = ew_calloc(n, sizeof(*log_prob));
+    ew_status st =
+        labels != NULL && log_prob != NULL ? EW_OK : ew_fail(reterr, EW_ENOMEM, "out of memory for %zu labels", n);
+    for (size_t i = 0; i < n && st == EW_OK; i++) {
+        size_t start = ids.n;
+        st = ew_prompter_answer(c->prompter, c->task->labels[i], &ids, reterr);
+        labels[i].n = ids.n - start;
+    }
+    for (size_t i = 0, at = 0; i < n && st == EW_OK; i++) {
+        labels[i].ids = ids.id + at;
+        at += labels[i].n;
+    }
+    if (st == EW_OK) {
+        st = ew_score_labels(c->s, c->prompt.id, c->prompt.n, labels, n, log_prob, reterr);
+    }
+    if (st == EW_OK) {
+        size_t best = 0;
+        for (size_t i = 1; i < n; i++) {
+            best = log_prob[i] > log_prob[best] ? i : best;
+        }
+        (void)on_generated(c->task->labels[best], strlen(c->task->labels[best]), c);
+        (void)json_object_set_new(stats, "log_prob", json_real(log_prob[best]));
+        (void)json_object_set_new(stats, "adapter", json_boolean(c->lora != NULL));
+    }
+    ew_free(labels);
+    ew_free(log_prob);
+    return st;
+}
+
+ew_status ew_agent_chat(ew_agent *a, const ew_chat_opt *opt, ew_chat_text_fn on_text, void *ctx, json_t **ret_stats,
+                        ew_error *reterr)
+{
+    chat c = {.a = a, .opt = opt, .on_text = on_text, .text_ctx = ctx};
+    EW_AUTO_JSON stats = json_object();
+    if (stats == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory");
+    }
+    ew_status st = load(&c, reterr);
+    if (st == EW_OK && opt->offload) {
+        st = open_offload(&c, reterr);
+    }
+    if (st == EW_OK) {
+        st = c.task != NULL && c.task->n_labels > 0 && !opt->offload ? classify(&c, stats, reterr)
+                                                                     : answer(&c, stats, reterr);
+    }
+    chat_release(&c);
+    EW_TRY(st);
+    *ret_stats = json_incref(stats);
+    return EW_OK;
+}

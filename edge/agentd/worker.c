@@ -1,0 +1,248 @@
+/* The parent's side; the child is worker_child.c. */
+#include "agentd/worker.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/str.h"
+#include "record/record.h"
+#include "text/json.h"
+
+extern char **environ;
+
+typedef struct child {
+    pid_t pid;
+    int to;   /* its standard input, -1 when closed */
+    int from; /* its standard output */
+} child;
+
+static ew_status make_pipes(int in[2], int out[2], ew_error *reterr)
+{
+    if (pipe(in) != 0) {
+        return ew_fail_errno(reterr, errno, "cannot make a pipe for the worker");
+    }
+    if (pipe(out) != 0) {
+        int e = errno;
+        (void)close(in[0]);
+        (void)close(in[1]);
+        return ew_fail_errno(reterr, e, "cannot make a pipe for the worker");
+    }
+    return EW_OK;
+}
+
+static ew_status start(const char *self, child *c, ew_error *reterr)
+{
+    int in[2];
+    int out[2];
+    char name[] = "edgewise-agent";
+    char verb[] = "worker";
+    char *argv[] = {name, verb, NULL};
+    posix_spawn_file_actions_t actions;
+    EW_TRY(make_pipes(in, out, reterr));
+    int e = posix_spawn_file_actions_init(&actions);
+    if (e == 0) {
+        (void)posix_spawn_file_actions_adddup2(&actions, in[0], 0);
+        (void)posix_spawn_file_actions_adddup2(&actions, out[1], 1);
+        (void)posix_spawn_file_actions_addclose(&actions, in[1]);
+        (void)posix_spawn_file_actions_addclose(&actions, out[0]);
+        e = posix_spawn(&c->pid, self, &actions, NULL, argv, environ);
+        (void)posix_spawn_file_actions_destroy(&actions);
+    }
+    (void)close(in[0]);
+    (void)close(out[1]);
+    if (e != 0) {
+        (void)close(in[1]);
+        (void)close(out[0]);
+        return ew_fail_errno(reterr, e, "cannot start the worker %s", self);
+    }
+    c->to = in[1];
+    c->from = out[0];
+    return EW_OK;
+}
+
+static ew_status send_all(int fd, const char *data, size_t size, ew_error *reterr)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, data, size);
+        if (n < 0 && errno != EINTR) {
+            return ew_fail_errno(reterr, errno, "the worker does not take its job");
+        }
+        if (n > 0) {
+            data += n;
+            size -= (size_t)n;
+        }
+    }
+    return EW_OK;
+}
+
+static json_t *text_or_null(const char *s)
+{
+    return s != NULL ? json_string(s) : json_null();
+}
+
+static ew_status job_json(const ew_worker_job *job, ew_buf *out, ew_error *reterr)
+{
+    EW_AUTO_JSON spec = NULL;
+    EW_AUTO_JSON caps = NULL;
+    EW_TRY(ew_record_from_spec(job->spec, &spec, reterr));
+    if (job->caps != NULL) {
+        EW_TRY(ew_record_from_caps(job->caps, &caps, reterr));
+    }
+    EW_AUTO_JSON j = json_pack("{s:O,s:s,s:o,s:o,s:o,s:o,s:O?,s:I,s:I,s:b}", "spec", spec, "model", job->model_path,
+                               "items", text_or_null(job->items_path), "work", text_or_null(job->work_dir), "adapter",
+                               text_or_null(job->adapter_path), "kern", text_or_null(job->kern), "caps", caps,
+                               "memory_limit", (json_int_t)job->memory_limit_bytes, "threads",
+                               (json_int_t)job->n_threads, "profile", job->items != NULL);
+    if (j == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for a worker's job");
+    }
+    EW_TRY(ew_json_dump(j, 0, out, reterr));
+    ew_buf_addc(out, '\n');
+    return ew_buf_check(out, reterr);
+}
+
+static ew_status send_job(child *c, const ew_worker_job *job, ew_error *reterr)
+{
+    EW_AUTO_BUF text = {0};
+    EW_TRY(job_json(job, &text, reterr));
+    for (size_t i = 0; job->items != NULL && i < job->items->n; i++) {
+        ew_item_write(&job->items->item[i], &text);
+        if (text.size > 64 * 1024) {
+            EW_TRY(ew_buf_check(&text, reterr));
+            EW_TRY(send_all(c->to, text.data, text.size, reterr));
+            ew_buf_clear(&text);
+        }
+    }
+    EW_TRY(ew_buf_check(&text, reterr));
+    EW_TRY(send_all(c->to, ew_buf_str(&text), text.size, reterr));
+    (void)close(c->to);
+    c->to = -1;
+    return EW_OK;
+}
+
+/* Phases are words of the library: keep the text alive while it is shown. */
+static bool tell_progress(const json_t *p, const ew_progress *progress)
+{
+    char phase[32] = "";
+    char unit[16] = "";
+    const char *s = json_string_value(json_object_get(p, "phase"));
+    (void)ew_str_copy(phase, sizeof(phase), s != NULL ? s : "");
+    s = json_string_value(json_object_get(p, "unit"));
+    (void)ew_str_copy(unit, sizeof(unit), s != NULL ? s : "");
+    json_t *loss = json_object_get(p, "loss");
+    json_t *left = json_object_get(p, "left_s");
+    ew_progress_info info = {
+        .phase = phase,
+        .unit = unit,
+        .done = (uint64_t)json_integer_value(json_object_get(p, "done")),
+        .total = (uint64_t)json_integer_value(json_object_get(p, "total")),
+        .loss = json_is_number(loss) ? json_number_value(loss) : (double)NAN,
+        .left_s = json_is_number(left) ? json_number_value(left) : (double)NAN,
+    };
+    return ew_progress_tell(progress, &info);
+}
+
+/* Reads lines until the child closes its output. */
+static ew_status listen_to(child *c, const ew_progress *progress, ew_worker_outcome *out, bool *ret_stopped,
+                           ew_error *reterr)
+{
+    FILE *f = fdopen(c->from, "r");
+    char *line = NULL;
+    size_t cap = 0;
+    ew_status st = EW_OK;
+    if (f == NULL) {
+        return ew_fail_errno(reterr, errno, "cannot read from the worker");
+    }
+    c->from = -1;
+    for (ssize_t n = getline(&line, &cap, f); n > 0 && st == EW_OK; n = getline(&line, &cap, f)) {
+        EW_AUTO_JSON j = NULL;
+        if (ew_json_load("worker", line, (size_t)n, &j, NULL) != EW_OK) {
+            continue; /* a child that is killed in mid-line */
+        }
+        json_t *p = json_object_get(j, "progress");
+        json_t *r = json_object_get(j, "result");
+        if (p != NULL && !tell_progress(p, progress) && !*ret_stopped) {
+            *ret_stopped = true;
+            (void)kill(c->pid, SIGTERM);
+        }
+        if (r != NULL) {
+            st = ew_record_to_result(r, out->result, reterr);
+            out->better = json_is_true(json_object_get(j, "better"));
+            out->has_adapter = json_is_true(json_object_get(j, "adapter"));
+        }
+    }
+    free(line);
+    (void)fclose(f);
+    return st;
+}
+
+static ew_status reap(child *c, bool got_result, ew_error *reterr)
+{
+    int status = 0;
+    while (waitpid(c->pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (got_result) {
+        return EW_OK;
+    }
+    if (WIFSIGNALED(status)) {
+        return ew_fail(reterr, EW_EINTERNAL, "the worker was killed by signal %d%s", WTERMSIG(status),
+                       WTERMSIG(status) == SIGKILL ? " (out of memory?)" : "");
+    }
+    return ew_fail(reterr, EW_EINTERNAL, "the worker ended with status %d and no result", WEXITSTATUS(status));
+}
+
+static void release_outcome(ew_worker_outcome *o)
+{
+    ew_free(o->result);
+    o->result = NULL;
+}
+
+ew_status ew_worker_run(const char *self, const ew_worker_job *job, const ew_progress *progress,
+                        ew_worker_outcome *ret_outcome, ew_error *reterr)
+{
+    child c = {.pid = -1, .to = -1, .from = -1};
+    bool stopped = false;
+    ew_worker_outcome out = {.result = ew_calloc(1, sizeof(*out.result))};
+    if (out.result == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for a trial's result");
+    }
+    out.result->code = EW_EINTERNAL;
+    ew_status st = start(self, &c, reterr);
+    if (st != EW_OK) {
+        release_outcome(&out);
+        return st;
+    }
+    st = send_job(&c, job, reterr);
+    if (c.to >= 0) {
+        (void)close(c.to);
+    }
+    if (st == EW_OK) {
+        out.result->fence = UINT64_MAX; /* no result yet */
+        st = listen_to(&c, progress, &out, &stopped, reterr);
+    } else {
+        (void)kill(c.pid, SIGKILL);
+    }
+    if (c.from >= 0) {
+        (void)close(c.from);
+    }
+    bool got = st == EW_OK && out.result->fence != UINT64_MAX;
+    ew_status reaped = reap(&c, got, st == EW_OK ? reterr : NULL);
+    st = st == EW_OK ? reaped : st;
+    if (stopped && (!got || out.result->code == EW_ECANCELLED)) {
+        st = ew_fail(reterr, EW_ECANCELLED, "the trial was stopped");
+    }
+    if (st != EW_OK) {
+        release_outcome(&out);
+        return st;
+    }
+    *ret_outcome = out;
+    return EW_OK;
+}
