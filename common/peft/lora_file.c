@@ -66,7 +66,8 @@ static ew_status each(const ew_lora *l, visitor fn, void *ctx, ew_error *reterr)
 /* A tensor in the order of the file; *ret is data itself or tmp. */
 static const float *file_rows(const ew_lora *l, tensor_id id, ew_rope_kind order, const float *data, float *tmp)
 {
-    if (!id.is_b || order == l->cfg.rope_kind) {
+    const bool rotary = id.linear == EW_LINEAR_Q || id.linear == EW_LINEAR_K;
+    if (!id.is_b || !rotary || order == l->cfg.rope_kind) {
         return data;
     }
     ew__lora_reorder(l, id.linear, order, true, data, tmp);
