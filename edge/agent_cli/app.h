@@ -29,17 +29,18 @@ typedef struct ew_agent_local {
     bool json;
 } ew_agent_local;
 #define EW_AGENT_LOCAL_OPTS(o, app)                                                                                    \
-    {"dir",         'd',      "DIR",                                                                                   \
-     EW_CLI_STRING, &(o).dir, "the agent's directory (default: EW_AGENT_DIR, or ~/.local/share/edgewise-agent)"},      \
+    {"dir",    'd',                                                                                                    \
+     "DIR",    EW_CLI_STRING,                                                                                          \
+     &(o).dir, .help = "the agent's directory (default: EW_AGENT_DIR, or ~/.local/share/edgewise-agent)"},             \
         {"memory-limit",                                                                                               \
          'm',                                                                                                          \
          "SIZE",                                                                                                       \
          EW_CLI_BYTES,                                                                                                 \
          &(o).memory_limit_bytes,                                                                                      \
-         "stay under SIZE (300M, 1.5G), learning included; default: no limit"},                                        \
-        {"threads", 't', "N", EW_CLI_I64, &(o).threads, "threads (default: all cores)", .max = 1024},                  \
+         .help = "stay under SIZE (300M, 1.5G), learning included; default: no limit"},                                \
+        {"threads", 't', "N", EW_CLI_I64, &(o).threads, .help = "threads (default: all cores)", .max = 1024},          \
     {                                                                                                                  \
-        "json", 0, NULL, EW_CLI_FLAG, &(o).json, "print JSON"                                                          \
+        "json", 0, NULL, EW_CLI_FLAG, &(o).json, .help = "print JSON"                                                  \
     }
 
 /* Runs a verb in the agent that runs in o->dir, else opens the agent here for the time of the verb. label: for the progress bar. */

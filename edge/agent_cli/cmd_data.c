@@ -17,11 +17,11 @@ typedef struct data_args {
 #define DIR_OPT(o)                                                                                                     \
     {                                                                                                                  \
         "dir", 'd', "DIR", EW_CLI_STRING, &(o).dir,                                                                    \
-            "the agent's directory (default: EW_AGENT_DIR, or ~/.local/share/edgewise-agent)"                          \
+            .help = "the agent's directory (default: EW_AGENT_DIR, or ~/.local/share/edgewise-agent)"                  \
     }
 #define JSON_OPT(o)                                                                                                    \
     {                                                                                                                  \
-        "json", 0, NULL, EW_CLI_FLAG, &(o).json, "print JSON"                                                          \
+        "json", 0, NULL, EW_CLI_FLAG, &(o).json, .help = "print JSON"                                                  \
     }
 
 /* Works before enrolment too: a profile may be there first. */
@@ -158,11 +158,12 @@ int ew_agent_cmd_forget(int argc, char **argv, void *ctx)
     const ew_agent_app *app = ctx;
     ew_error err = EW_ERROR_INIT;
     data_args o = {.dir = (char *)(uintptr_t)app->dir};
-    const ew_cli_opt opts[] = {DIR_OPT(o),
-                               JSON_OPT(o),
-                               {"all", 0, NULL, EW_CLI_FLAG, &o.all, "everything"},
-                               {"id", 0, "ID", EW_CLI_STRING, &o.id, "the item with this id"},
-                               {"text", 0, "TEXT", EW_CLI_STRING, &o.text, "items that hold TEXT, ignoring case"}};
+    const ew_cli_opt opts[] = {
+        DIR_OPT(o),
+        JSON_OPT(o),
+        {"all", 0, NULL, EW_CLI_FLAG, &o.all, .help = "everything"},
+        {"id", 0, "ID", EW_CLI_STRING, &o.id, .help = "the item with this id"},
+        {"text", 0, "TEXT", EW_CLI_STRING, &o.text, .help = "items that hold TEXT, ignoring case"}};
     const ew_cli_spec spec = {.command = "forget",
                               .doc = "Removes items from the profile and its index, overwrites them on the disk, and "
                                      "stops using adapters that learned from them.",

@@ -54,9 +54,10 @@ int ew_agent_cmd_enrol(int argc, char **argv, void *ctx)
     ew_home h;
     ew_error err = EW_ERROR_INIT;
     const ew_cli_opt opts[] = {
-        {"dir", 'd', "DIR", EW_CLI_STRING, &o.dir, "where the agent keeps everything; made when absent"},
-        {"hardware-id", 0, "ID", EW_CLI_STRING, &o.hardware_id, "serial number, when the token is bound to one"},
-        {"json", 0, NULL, EW_CLI_FLAG, &o.json, "print JSON"},
+        {"dir", 'd', "DIR", EW_CLI_STRING, &o.dir, .help = "where the agent keeps everything; made when absent"},
+        {"hardware-id", 0, "ID", EW_CLI_STRING, &o.hardware_id,
+         .help = "serial number, when the token is bound to one"},
+        {"json", 0, NULL, EW_CLI_FLAG, &o.json, .help = "print JSON"},
     };
     const ew_cli_pos pos[] = {
         {"TOKEN", EW_CLI_STRING, &o.token, .help = "the one-time string that `token create` printed"}};

@@ -134,14 +134,15 @@ int ew_agent_cmd_run(int argc, char **argv, void *ctx)
     ew_cli_strings set = {0};
     const ew_cli_opt opts[] = {
         {"dir", 'd', "DIR", EW_CLI_STRING, &dir,
-         "the agent's directory (default: EW_AGENT_DIR, or ~/.local/share/edgewise-agent)"},
+         .help = "the agent's directory (default: EW_AGENT_DIR, or ~/.local/share/edgewise-agent)"},
         {"memory-limit", 'm', "SIZE", EW_CLI_STRING, &limit,
-         "stay under SIZE, learning included (300M, 1.5G); default: no limit"},
-        {"threads", 't', "N", EW_CLI_STRING, &threads, "threads (default: all cores)"},
-        {"device-class", 0, "WORD", EW_CLI_STRING, &device_class, "the operator's word for this kind of device"},
-        {"config", 'c', "FILE", EW_CLI_STRING, &file, "YAML file of settings"},
-        {"set", 's', "NAME=VALUE", EW_CLI_STRINGS, &set, "any setting; see --print-config"},
-        {"print-config", 0, NULL, EW_CLI_FLAG, &print, "print the settings and where each comes from, and end"},
+         .help = "stay under SIZE, learning included (300M, 1.5G); default: no limit"},
+        {"threads", 't', "N", EW_CLI_STRING, &threads, .help = "threads (default: all cores)"},
+        {"device-class", 0, "WORD", EW_CLI_STRING, &device_class,
+         .help = "the operator's word for this kind of device"},
+        {"config", 'c', "FILE", EW_CLI_STRING, &file, .help = "YAML file of settings"},
+        {"set", 's', "NAME=VALUE", EW_CLI_STRINGS, &set, .help = "any setting; see --print-config"},
+        {"print-config", 0, NULL, EW_CLI_FLAG, &print, .help = "print the settings and where each comes from, and end"},
     };
     const ew_cli_spec spec = {
         .command = "run",

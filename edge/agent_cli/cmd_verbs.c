@@ -119,7 +119,7 @@ int ew_agent_cmd_plan(int argc, char **argv, void *ctx)
     ew_agent_local o = {.dir = (char *)(uintptr_t)app->dir};
     const ew_cli_opt opts[] = {
         EW_AGENT_LOCAL_OPTS(o, app),
-        {"task", 0, "NAME", EW_CLI_STRING, &task, "custom, custom-classify, … (default: custom)"}};
+        {"task", 0, "NAME", EW_CLI_STRING, &task, .help = "custom, custom-classify, … (default: custom)"}};
     int status = parse(
         "plan",
         "Asks the coordinator which model, compression and method suit this device and its profile; shows the reasons.",
@@ -181,10 +181,11 @@ int ew_agent_cmd_learn(int argc, char **argv, void *ctx)
     ew_agent_local o = {.dir = (char *)(uintptr_t)app->dir};
     const ew_cli_opt opts[] = {
         EW_AGENT_LOCAL_OPTS(o, app),
-        {"task", 0, "NAME", EW_CLI_STRING, &task, "custom, custom-classify, debian-section, … (default: custom)"},
-        {"max-time", 0, "TIME", EW_CLI_SECONDS, &max_seconds, "learn at most so long (90s, 20m, 2h)"},
-        {"seed", 0, "N", EW_CLI_I64, &seed, "seed of the adapter and the order of examples", .max = 9e15},
-        {"last-plan", 0, NULL, EW_CLI_FLAG, &last, "do not ask the coordinator; use the last plan"}};
+        {"task", 0, "NAME", EW_CLI_STRING, &task,
+         .help = "custom, custom-classify, debian-section, … (default: custom)"},
+        {"max-time", 0, "TIME", EW_CLI_SECONDS, &max_seconds, .help = "learn at most so long (90s, 20m, 2h)"},
+        {"seed", 0, "N", EW_CLI_I64, &seed, .help = "seed of the adapter and the order of examples", .max = 9e15},
+        {"last-plan", 0, NULL, EW_CLI_FLAG, &last, .help = "do not ask the coordinator; use the last plan"}};
     int status = parse("learn",
                        "Learns from the profile under the coordinator's plan: fetches the model, trains, and serves "
                        "the result if it is better on "
@@ -279,16 +280,18 @@ int ew_agent_cmd_chat(int argc, char **argv, void *ctx)
     ew_agent_local o = {.dir = (char *)(uintptr_t)app->dir};
     const ew_cli_opt opts[] = {
         EW_AGENT_LOCAL_OPTS(o, app),
-        {"raw", 0, NULL, EW_CLI_FLAG, &raw, "continue the prompt as it is, without the task's format"},
-        {"max-tok", 'n', "N", EW_CLI_I64, &max_tok, "longest answer (default: the task's)", .max = 1000000},
-        {"temperature", 0, "X", EW_CLI_F64, &temperature, "0 = the likeliest token (default)", .min = 0, .max = 100},
-        {"seed", 0, "N", EW_CLI_I64, &seed, "of sampling", .max = 9e15},
-        {"offload", 0, NULL, EW_CLI_FLAG, &offload, "run the middle layers at the coordinator (needs your consent)"},
-        {"first-layer", 0, "A", EW_CLI_I64, &first, "with --offload: layers [A, B) run there", .max = 65535},
-        {"last-layer", 0, "B", EW_CLI_I64, &last, "with --offload: layers [A, B) run there", .max = 65535},
+        {"raw", 0, NULL, EW_CLI_FLAG, &raw, .help = "continue the prompt as it is, without the task's format"},
+        {"max-tok", 'n', "N", EW_CLI_I64, &max_tok, .help = "longest answer (default: the task's)", .max = 1000000},
+        {"temperature", 0, "X", EW_CLI_F64, &temperature, .help = "0 = the likeliest token (default)", .min = 0,
+         .max = 100},
+        {"seed", 0, "N", EW_CLI_I64, &seed, .help = "of sampling", .max = 9e15},
+        {"offload", 0, NULL, EW_CLI_FLAG, &offload,
+         .help = "run the middle layers at the coordinator (needs your consent)"},
+        {"first-layer", 0, "A", EW_CLI_I64, &first, .help = "with --offload: layers [A, B) run there", .max = 65535},
+        {"last-layer", 0, "B", EW_CLI_I64, &last, .help = "with --offload: layers [A, B) run there", .max = 65535},
         {"exact", 0, NULL, EW_CLI_FLAG, &exact,
-         "reference kernels, and f32 activations with --offload: bit-equal answers"},
-        {"compare", 0, NULL, EW_CLI_FLAG, &compare, "answer again locally and report how many tokens agree"},
+         .help = "reference kernels, and f32 activations with --offload: bit-equal answers"},
+        {"compare", 0, NULL, EW_CLI_FLAG, &compare, .help = "answer again locally and report how many tokens agree"},
     };
     const ew_cli_pos pos[] = {
         {"PROMPT", EW_CLI_STRING, &prompt, .optional = true, .help = "without it: prompts are read line by line"}};
