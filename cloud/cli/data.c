@@ -1,5 +1,5 @@
 /* `edgewise data …`: what a benchmark or a history holds, its split, and the trivial baselines. */
-#include "data.h"
+#include "cli/data.h"
 
 #include <math.h>
 #include <stdio.h>

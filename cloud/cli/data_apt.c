@@ -1,6 +1,6 @@
 /* Which mirror to ask is the system's business: the entries of /etc/apt/sources.list, sources.list.d/ *.list (one-line) and *.sources (deb822) that
  * name this release are copied, reduced to component main, into a private sources directory. Source: sources.list(5), apt.conf(5). */
-#include "data_apt.h"
+#include "cli/data_apt.h"
 
 #include <errno.h>
 #include <fcntl.h>

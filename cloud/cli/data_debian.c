@@ -7,8 +7,8 @@
 
 #include "base/str.h"
 #include "crypt/hash.h"
-#include "data.h"
-#include "data_apt.h"
+#include "cli/data.h"
+#include "cli/data_apt.h"
 #include "sys/file.h"
 #include "sys/signal.h"
 #include "sys/term.h"

@@ -313,20 +313,37 @@ ew_status ew_item_parse(const char *where, const void *line, size_t size, ew_ite
     return item_from(j, where, ret_item, reterr);
 }
 
-/* Adds the item unless the same user has the same content under the same id; another content under it is an error. */
+static ew_status id_key(const ew_item *item, ew_buf *key, ew_error *reterr)
+{
+    ew_buf_clear(key);
+    ew_buf_addf(key, "%zu/%s/%s", strlen(item->user), item->user, item->id);
+    return ew_buf_check(key, reterr);
+}
+
+static bool same_content(const ew_item *a, const ew_item *b)
+{
+    return strcmp(a->input, b->input) == 0 && strcmp(a->output, b->output) == 0;
+}
+
+/* Adds the item unless the same user has the same content under the same id; for another content the id gets a suffix. */
 static ew_status add_unique(ew_items *items, ew_map *ids, const char *where, ew_item *item, ew_error *reterr)
 {
     EW_AUTO_BUF key = {0};
-    ew_buf_addf(&key, "%zu/%s/%s", strlen(item->user), item->user, item->id);
-    EW_TRY(ew_buf_check(&key, reterr));
+    EW_TRY(id_key(item, &key, reterr));
     uintptr_t at = (uintptr_t)ew_map_get(ids, key.data, key.size);
+    if (at != 0 && !same_content(&items->item[at - 1], item)) {
+        EW_AUTO_BUF id = {0};
+        char hex[65];
+        ew_item_content_hash(item, hex);
+        ew_buf_addf(&id, "%s~%.8s", item->id, hex);
+        EW_TRY(ew_buf_check(&id, reterr));
+        ew_free(item->id);
+        item->id = ew_buf_take(&id);
+        EW_TRY(id_key(item, &key, reterr));
+        at = (uintptr_t)ew_map_get(ids, key.data, key.size);
+    }
     if (at != 0) {
-        const ew_item *old = &items->item[at - 1];
-        if (strcmp(old->input, item->input) != 0 || strcmp(old->output, item->output) != 0) {
-            return ew_fail(reterr, EW_EEXIST, "%s: id '%s' stands above with another content", where, item->id);
-        }
-        ew_item_release(item);
-        return EW_OK;
+        return EW_OK; /* exact repetition; the caller releases it */
     }
     EW_TRY(ew_items_take(items, item, reterr));
     ew_status st = ew_map_add(ids, key.data, key.size, (void *)(uintptr_t)items->n);

@@ -47,7 +47,7 @@ ew_status ew_items_take(ew_items *items, ew_item *item, ew_error *reterr) EW_MUS
 ew_status ew_item_parse(const char *where, const void *line, size_t size, ew_item *ret_item,
                         ew_error *reterr) EW_MUST_CHECK;
 /* A whole file, blank lines skipped. order = position in the file when the line has none. All or nothing: the first bad line fails with
- * its number. EW_EEXIST when one user has two different items of one id; exact repetitions are dropped. *ret_items is released by the caller. */
+ * its number. Exact repetitions are dropped; an id that stands above with another content gets "~" and 8 hex digits of the content's hash. *ret_items is released by the caller. */
 ew_status ew_items_read(const char *path, ew_items *ret_items, ew_error *reterr) EW_MUST_CHECK;
 ew_status ew_items_read_mem(const char *name, const void *text, size_t size, ew_items *ret_items,
                             ew_error *reterr) EW_MUST_CHECK;
