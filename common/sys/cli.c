@@ -318,6 +318,7 @@ static int parse_options(const ew_cli_spec *s, const char *name, int argc, char 
             return usage_error(s, name, "option '%s' needs a value", argv[optind - 1]);
         }
         const ew_cli_opt *o = option_of(s, key);
+        EW_ASSERT(o != NULL);
         const char *want = store(o->type, o->out, optarg, o->min, o->max);
         if (want != NULL) {
             char what[80];

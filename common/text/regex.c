@@ -149,7 +149,7 @@ ew_status ew_regex_split(ew_regex_match *m, const char *s, size_t size, bool gap
     size_t done = 0;  /* handed out up to here */
     size_t start = 0; /* search from here */
     while (start < size) {
-        size_t begin, end;
+        size_t begin = 0, end = 0;
         ew_status st = ew_regex_find(m, s, size, start, &begin, &end, reterr);
         if (st == EW_ENOENT) {
             break;
