@@ -83,8 +83,9 @@ static ew_status pre_split(const hf *h, const json_t *j, ew_error *reterr)
     EW_TRY(ew_json_get_str(j, h->name, "behavior", &behavior, reterr));
     EW_TRY(ew_json_opt_bool(j, h->name, "invert", &invert, reterr));
     EW_TRY(split_mode(h, behavior, &mode, reterr));
-    if (text[0] == '\0') {
-        return unsupported(h, "pre-tokenizer Split with the pattern", "", reterr);
+    /* Oniguruma reads these differently from PCRE2: set intersection, a hexadecimal digit. */
+    if (text[0] == '\0' || strstr(text, "&&") != NULL || strstr(text, "\\h") != NULL) {
+        return unsupported(h, "pre-tokenizer Split with the pattern", text, reterr);
     }
     return ew_vocab_add_split(h->v, text, mode, invert, reterr);
 }

@@ -143,6 +143,17 @@ static void add_replacement(ew_buf *out)
     ew_buf_add(out, bad, ew_utf8_encode(EW_UTF8_REPLACEMENT, bad));
 }
 
+/* The pending bytes are the beginning of one character that more bytes could complete. */
+static bool waits(const ew_tok_stream *s)
+{
+    for (size_t i = 1; i < s->n_pending; i++) {
+        if (((unsigned char)s->pending[i] & 0xC0) != 0x80) {
+            return false;
+        }
+    }
+    return s->n_pending > 0 && ew_utf8_incomplete(s->pending, s->n_pending);
+}
+
 void ew_tok_stream_push(ew_tok_stream *s, const ew_tokenizer *tok, int32_t id, ew_buf *out)
 {
     if (id < 0 || (size_t)id >= tok->v->n || is_hidden(tok, id)) {
@@ -156,7 +167,7 @@ void ew_tok_stream_push(ew_tok_stream *s, const ew_tokenizer *tok, int32_t id, e
     const char *p = piece.data;
     for (size_t i = 0; i < piece.size; i++) {
         s->pending[s->n_pending++] = p[i];
-        while (s->n_pending > 0 && !ew_utf8_incomplete(s->pending, s->n_pending)) {
+        while (s->n_pending > 0 && !waits(s)) {
             uint32_t cp;
             size_t len = ew_utf8_decode(s->pending, s->n_pending, &cp);
             if (len > 0) {

@@ -248,6 +248,21 @@ static void stream_gives_whole_characters_only(void **state)
                                           "a\xEF\xBF\xBD");
 }
 
+static void stream_of_broken_bytes_does_not_pile_up(void **state)
+{
+    (void)state;
+    EW_AUTO(ew_vocab) v = spm_vocab();
+    EW_AUTO(ew_tokenizer) tok = make(v);
+    EW_AUTO_BUF out = {0};
+    ew_tok_stream s = {.started = true};
+    for (int i = 0; i < 64; i++) {
+        ew_tok_stream_push(&s, tok, ew_tokenizer_find(tok, i % 2 == 0 ? "<0xC3>" : "<0xE2>", 6), &out);
+        assert_in_range(s.n_pending, 0, 3);
+    }
+    ew_tok_stream_finish(&s, &out);
+    assert_int_equal(out.size, 64 * 3);
+}
+
 static void unknown_pre_tokenizer_is_refused_by_name(void **state)
 {
     (void)state;
@@ -401,6 +416,7 @@ int main(void)
         cmocka_unit_test(malformed_utf8_comes_back_byte_for_byte),
         cmocka_unit_test(begin_and_end_follow_the_vocabulary),
         cmocka_unit_test(stream_gives_whole_characters_only),
+        cmocka_unit_test(stream_of_broken_bytes_does_not_pile_up),
         cmocka_unit_test(unknown_pre_tokenizer_is_refused_by_name),
         cmocka_unit_test(broken_vocabularies_are_refused),
         cmocka_unit_test(ids_out_of_range_are_an_error),
