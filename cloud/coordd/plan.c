@@ -81,7 +81,11 @@ static ew_status candidates(ew__coord *c, ew_candidate *ret, size_t *ret_n, ew_e
             continue;
         }
         ew_candidate *k = &ret[n++];
-        *k = (ew_candidate){.n_params = e->n_params, .file_bytes = e->size, .score = e->score, .model = m};
+        *k = (ew_candidate){.n_params = e->n_params,
+                            .file_bytes = e->size,
+                            .score = e->score,
+                            .config = ew_model_config_of(m),
+                            .model = m};
         memcpy(k->sha256, e->sha256, sizeof k->sha256);
         (void)ew_str_copy(k->name, sizeof k->name, e->name);
         (void)ew_str_copy(k->variant, sizeof k->variant, e->variant);

@@ -8,6 +8,8 @@
  *    untouched score. Prior and trials are combined by pseudo-counts, so that evidence outweighs the prior as it accumulates.
  * 3. Explain. Every choice carries its estimates with 90 % intervals, the rules and the trials (by id) that it rests on.
  *
+ * Seconds are corrected by what this device's own finished trials took against their prediction.
+ *
  * Pure: no I/O besides reading the mapped models' dimensions; the same input gives the same plan except for its id, which the caller sets.
  * Source of the rules: arXiv 2406.03777 through its abstract, summaries and reviews (class P), designs of this project (class X).
  * Locking: no state; callable from any thread. */
@@ -33,11 +35,13 @@ typedef struct ew_candidate {
     char variant[EW_VARIANT_SIZE]; /* "q8_0" */
     uint64_t n_params;
     uint64_t file_bytes;
-    double score;          /* on general benchmarks, [0,1]; NAN = not known: larger is taken as stronger */
-    const ew_model *model; /* for the dry runs; borrowed */
+    double score;                  /* on general benchmarks, [0,1]; NAN = not known: then size stands for strength */
+    const ew_model_config *config; /* dimensions; borrowed */
+    ew_model *model;               /* for the dry runs; borrowed; may be NULL when ew_planner_input.memory is given */
 } ew_candidate;
 
-/* One finished trial. Scores: higher is better. */
+/* One finished trial. Scores: higher is better. They are those of the validation items where the trial has them (test items are for claims, no
+ * decision sees them), of the test items otherwise. */
 typedef struct ew_evidence {
     uint8_t id[EW_UID_BYTES];
     char task[EW_TASK_NAME_SIZE];
@@ -47,8 +51,8 @@ typedef struct ew_evidence {
     uint64_t n_params;
     ew_method method;
     uint32_t n_history;
-    double score, base_score; /* test.score, base.test.score; NAN = not measured */
-    double nll, base_nll;     /* test.nll, base.test.nll; NAN = not measured */
+    double score, base_score; /* of the method, of the untouched model; NAN = not measured */
+    double nll, base_nll;     /* nats per answer token; NAN = not measured */
     double seconds, seconds_predicted;
     double ram_bytes, ram_predicted_bytes;
 } ew_evidence;
@@ -58,6 +62,10 @@ ew_status ew_evidence_from_json(const json_t *j, ew_evidence *ret, ew_error *ret
 /* *ret_json is the caller's. */
 ew_status ew_evidence_to_json(const ew_trial_spec *spec, const ew_trial_result *result, const char *model_name,
                               uint64_t n_params, const char *device, json_t **ret_json, ew_error *reterr) EW_MUST_CHECK;
+
+/* Peak RAM of a process that runs the trial, bytes. The default is the dry run of session and trainer. */
+typedef ew_status (*ew_memory_fn)(void *ctx, const ew_candidate *c, ew_method method, const ew_settings *settings,
+                                  uint64_t *ret_bytes, ew_error *reterr);
 
 typedef struct ew_planner_input {
     const char *device_id;
@@ -72,14 +80,13 @@ typedef struct ew_planner_input {
     size_t n_evidence;
     uint64_t evidence_version;
     uint64_t now_ms;
+    ew_memory_fn memory; /* NULL = the dry run */
+    void *memory_ctx;
 } ew_planner_input;
 
 /* *ret_plan is freed with ew_free; its id is zero. EW_ENOENT: the catalogue is empty; EW_ELIMIT: nothing fits, the message says what would
  * be needed. */
 ew_status ew_planner_make(const ew_planner_input *in, ew_plan **ret_plan, ew_error *reterr) EW_MUST_CHECK;
-
-/* The method's default settings under the guidelines (G7, G10) for this much data. */
-void ew_planner_settings(ew_method method, const ew_task_facts *facts, const ew_budget *budget, ew_settings *ret);
 
 /* Difficulty of a task: 0 easy classification, 1 hard classification or easy generation, 2 hard generation (FACTS A.4, A.5), from what
  * was measured (zero-shot score normalised by chance) or, without, from the number of labels. */
