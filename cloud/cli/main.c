@@ -4,6 +4,7 @@
 #include "cli/app.h"
 #include "cli/data.h"
 #include "cli/model.h"
+#include "cli/train.h"
 #include "sys/cli.h"
 #include "sys/signal.h"
 
@@ -27,6 +28,8 @@ int main(int argc, char **argv)
          .n_sub = EW_COUNT(model_commands)},
         {"data", NULL, "records of people and the debian benchmark", .sub = ew_cli_data_commands,
          .n_sub = ew_cli_n_data_commands},
+        {"train", NULL, "pre-training of small models, tuning to a person", .sub = ew_cli_train_commands,
+         .n_sub = ew_cli_n_train_commands},
     };
     const ew_cli_program program = {.name = EW_CLI_PROG,
                                     .version = EW_VERSION,

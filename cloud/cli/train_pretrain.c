@@ -4,17 +4,15 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "cli/app.h"
 #include "cli/train.h"
-#include "kern/kern.h"
 #include "sys/file.h"
-#include "sys/pool.h"
 #include "sys/signal.h"
 #include "sys/term.h"
 #include "task/debian.h"
 #include "train/corpus.h"
 #include "train/pretrain.h"
 
-#define PROG "edgewise"
 #define VAL_PER_TASK 200
 
 const ew_cli_command ew_cli_train_commands[] = {
@@ -60,7 +58,7 @@ static int parse(int argc, char **argv, pretrain_args *a)
         0};
     const int status = ew_cli_parse(&spec, argc, argv);
     if (status == EW_CLI_GO && (a->recipe == NULL || a->data == NULL || a->out == NULL)) {
-        fprintf(stderr, PROG ": --recipe, --data and --out are needed; see --help\n");
+        fprintf(stderr, EW_CLI_PROG ": --recipe, --data and --out are needed; see --help\n");
         return EW_CLI_USAGE;
     }
     return status;
@@ -80,13 +78,13 @@ static ew_status open_corpus(const char *path, const ew_pretrain_recipe *r, cons
     return ew_corpus_new_files(path, r, *vocab, corpus, reterr);
 }
 
-static ew_status pretrain(const pretrain_args *a, const ew_progress *progress, ew_error *reterr)
+static ew_status pretrain(const pretrain_args *a, const ew_cli_compute *c, const ew_progress *progress,
+                          ew_error *reterr)
 {
     EW_AUTO(ew_pretrain_recipe) recipe = NULL;
     EW_AUTO(ew_debian) debian = NULL;
     EW_AUTO(ew_vocab) vocab = NULL;
     EW_AUTO(ew_corpus) corpus = NULL;
-    EW_AUTO(ew_pool) pool = NULL;
     EW_AUTO_BUF checkpoint = {0};
     EW_AUTO_BUF curve = {0};
     ew_buf_addf(&checkpoint, a->checkpoint != NULL ? "%s" : "%s.ckpt", a->checkpoint != NULL ? a->checkpoint : a->out);
@@ -95,9 +93,8 @@ static ew_status pretrain(const pretrain_args *a, const ew_progress *progress, e
     EW_TRY(ew_buf_check(&curve, reterr));
     EW_TRY(ew_pretrain_recipe_load(a->recipe, &recipe, reterr));
     EW_TRY(open_corpus(a->data, recipe, progress, &debian, &vocab, &corpus, reterr));
-    EW_TRY(ew_pool_new((unsigned)a->threads, &pool, reterr));
     const ew_pretrain_opt opt = {.recipe = recipe,
-                                 .exec = {ew_kern_get(NULL), pool},
+                                 .exec = c->exec,
                                  .vocab = vocab,
                                  .train = ew_corpus_train(corpus),
                                  .val = ew_corpus_val(corpus),
@@ -119,21 +116,21 @@ static ew_status pretrain(const pretrain_args *a, const ew_progress *progress, e
 
 int ew_cli_train_pretrain(int argc, char **argv, void *ctx)
 {
-    (void)ctx;
     pretrain_args a = {0};
     const int status = parse(argc, argv, &a);
     if (status != EW_CLI_GO) {
         return status;
     }
     ew_error err = EW_ERROR_INIT;
-    ew_status st = ew_signal_init(&err);
+    EW_AUTO_COMPUTE c = {0};
+    ew_status st = ew_cli_compute_open(ctx, a.threads, NULL, &c, &err);
     ew_term_progress *term = NULL;
     if (st == EW_OK) {
         st = ew_term_progress_new(stderr, "pretrain", ew_signal_stop, &term);
     }
     if (st == EW_OK) {
-        st = pretrain(&a, ew_term_progress_get(term), &err);
+        st = pretrain(&a, &c, ew_term_progress_get(term), &err);
     }
     ew_term_progress_free(&term);
-    return st == EW_OK ? 0 : ew_cli_fail(PROG, st, &err);
+    return st == EW_OK ? 0 : ew_cli_fail(EW_CLI_PROG, st, &err);
 }
