@@ -195,7 +195,7 @@ void ew__dequant_row_ref(ew_dtype t, const void *src, float *dst, size_t n)
         dequant_q4_0(src, dst, n);
         break;
     default:
-        EW_ASSERT(!"this type cannot be computed with");
+        ew_assert_fail(__FILE__, __LINE__, "a type that can be computed with");
     }
 }
 
@@ -282,6 +282,6 @@ void ew_quant_row(ew_dtype t, const float *src, void *dst, size_t n)
         quant_q4_0(src, dst, n);
         break;
     default:
-        EW_ASSERT(!"this type cannot be made");
+        ew_assert_fail(__FILE__, __LINE__, "a type that can be made");
     }
 }

@@ -106,27 +106,57 @@ static void pack_a_block(const gemm_job *job, size_t i0, size_t mb, size_t k0, s
     }
 }
 
-static void multiply_block(const gemm_job *job, size_t i0, size_t mb, size_t kc, size_t j0, size_t nb)
+/* Whether the micro-kernel may read A where it is: not when its rows or columns fall into the same few cache sets. */
+static bool a_in_place(const ew_gemm_args *g)
+{
+    return g->alpha == 1.0f && (g->a_row == 1 || g->a_row % 512 != 0) && (g->a_col == 1 || g->a_col % 512 != 0);
+}
+
+typedef struct a_block {
+    const float *data; /* first row */
+    size_t row, col;   /* strides within a panel */
+    size_t panel;      /* distance of panels */
+} a_block;
+
+static a_block pick_a(const gemm_job *job, size_t i0, size_t mb, size_t k0, size_t kc)
+{
+    const ew_gemm_args *g = &job->g;
+    size_t mr = job->k->mr;
+    if (a_in_place(g)) {
+        return (a_block){g->a + i0 * g->a_row + k0 * g->a_col, g->a_row, g->a_col, mr * g->a_row};
+    }
+    pack_a_block(job, i0, mb, k0, kc, mr);
+    return (a_block){pack_a, 1, mr, mr * kc};
+}
+
+static void multiply_edge(const ew_kern *k, size_t m, size_t n, size_t kc, const float *a, const a_block *ab,
+                          const float *b, float *c, size_t ldc, bool add)
+{
+    _Alignas(64) float edge[EW_GEMM_MR_MAX * EW_GEMM_NR_MAX] = {0};
+    for (size_t i = 0; i < m && add; i++) {
+        memcpy(edge + i * k->nr, c + i * ldc, n * sizeof(float));
+    }
+    k->gemm_micro(m, kc, a, ab->row, ab->col, b, edge, k->nr, add);
+    for (size_t i = 0; i < m; i++) {
+        memcpy(c + i * ldc, edge + i * k->nr, n * sizeof(float));
+    }
+}
+
+static void multiply_block(const gemm_job *job, const a_block *ab, size_t i0, size_t mb, size_t kc, size_t j0,
+                           size_t nb, bool add)
 {
     const ew_gemm_args *g = &job->g;
     const ew_kern *k = job->k;
-    _Alignas(64) float edge[EW_GEMM_MR_MAX * EW_GEMM_NR_MAX];
     for (size_t q = 0; q < nb; q += k->nr) {
         size_t n = EW_MIN((size_t)k->nr, nb - q);
         for (size_t p = 0; p < mb; p += k->mr) {
             size_t m = EW_MIN((size_t)k->mr, mb - p);
+            const float *a = ab->data + p / k->mr * ab->panel;
             float *c = g->c + (i0 + p) * g->c_row + j0 + q;
             if (n == k->nr) {
-                k->gemm_micro(m, kc, pack_a + p * kc, pack_b + q * kc, c, g->c_row);
-                continue;
-            }
-            memset(edge, 0, sizeof(edge));
-            for (size_t i = 0; i < m; i++) {
-                memcpy(edge + i * k->nr, c + i * g->c_row, n * sizeof(float));
-            }
-            k->gemm_micro(m, kc, pack_a + p * kc, pack_b + q * kc, edge, k->nr);
-            for (size_t i = 0; i < m; i++) {
-                memcpy(c + i * g->c_row, edge + i * k->nr, n * sizeof(float));
+                k->gemm_micro(m, kc, a, ab->row, ab->col, pack_b + q * kc, c, g->c_row, add);
+            } else {
+                multiply_edge(k, m, n, kc, a, ab, pack_b + q * kc, c, g->c_row, add);
             }
         }
     }
@@ -141,7 +171,7 @@ static void clear_block(const ew_gemm_args *g, size_t i0, size_t m, size_t j0, s
 
 static void task_fast(const gemm_job *job, size_t i0, size_t m, size_t j0, size_t n)
 {
-    if (!job->g.accumulate) {
+    if (!job->g.accumulate && job->g.K == 0) {
         clear_block(&job->g, i0, m, j0, n);
     }
     for (size_t k0 = 0; k0 < job->g.K; k0 += KC) {
@@ -149,8 +179,8 @@ static void task_fast(const gemm_job *job, size_t i0, size_t m, size_t j0, size_
         pack_b_block(job, k0, kc, j0, n, job->k->nr);
         for (size_t i = 0; i < m; i += MC) {
             size_t mb = EW_MIN((size_t)MC, m - i);
-            pack_a_block(job, i0 + i, mb, k0, kc, job->k->mr);
-            multiply_block(job, i0 + i, mb, kc, j0, n);
+            a_block ab = pick_a(job, i0 + i, mb, k0, kc);
+            multiply_block(job, &ab, i0 + i, mb, kc, j0, n, job->g.accumulate || k0 > 0);
         }
     }
 }

@@ -69,21 +69,32 @@ static inline float v_hmax(vf a)
 /* ---- f32 product ---- */
 
 #define MICRO(M)                                                                                                       \
-    static void micro_##M(size_t K, const float *ap, const float *bp, float *c, size_t ldc)                            \
+    static void micro_##M(size_t K, const float *a, size_t a_row, size_t a_col, const float *bp, float *c, size_t ldc, \
+                          bool add)                                                                                    \
     {                                                                                                                  \
         __m256 acc[M][2];                                                                                              \
+        /* Rows in groups of three: few address registers. */                                                          \
+        const float *p[2];                                                                                             \
+        _Pragma("GCC unroll 4") for (int i = 0; i < 2; i++)                                                            \
+        {                                                                                                              \
+            p[i] = a + 3 * (size_t)i * a_row;                                                                          \
+        }                                                                                                              \
         _Pragma("GCC unroll 6") for (int i = 0; i < M; i++)                                                            \
         {                                                                                                              \
-            acc[i][0] = _mm256_loadu_ps(c + (size_t)i * ldc);                                                          \
-            acc[i][1] = _mm256_loadu_ps(c + (size_t)i * ldc + 8);                                                      \
+            acc[i][0] = add ? _mm256_loadu_ps(c + (size_t)i * ldc) : _mm256_setzero_ps();                              \
+            acc[i][1] = add ? _mm256_loadu_ps(c + (size_t)i * ldc + 8) : _mm256_setzero_ps();                          \
         }                                                                                                              \
-        for (size_t k = 0; k < K; k++, ap += 6, bp += 16) {                                                            \
+        for (size_t k = 0; k < K; k++, bp += 16) {                                                                     \
             __m256 b0 = _mm256_load_ps(bp), b1 = _mm256_load_ps(bp + 8);                                               \
             _Pragma("GCC unroll 6") for (int i = 0; i < M; i++)                                                        \
             {                                                                                                          \
-                __m256 a = _mm256_broadcast_ss(ap + i);                                                                \
-                acc[i][0] = _mm256_fmadd_ps(a, b0, acc[i][0]);                                                         \
-                acc[i][1] = _mm256_fmadd_ps(a, b1, acc[i][1]);                                                         \
+                __m256 x = _mm256_set1_ps(p[i / 3][(size_t)(i % 3) * a_row]);                                          \
+                acc[i][0] = _mm256_fmadd_ps(x, b0, acc[i][0]);                                                         \
+                acc[i][1] = _mm256_fmadd_ps(x, b1, acc[i][1]);                                                         \
+            }                                                                                                          \
+            _Pragma("GCC unroll 4") for (int i = 0; i < 2; i++)                                                        \
+            {                                                                                                          \
+                p[i] += a_col;                                                                                         \
             }                                                                                                          \
         }                                                                                                              \
         _Pragma("GCC unroll 6") for (int i = 0; i < M; i++)                                                            \
@@ -96,11 +107,12 @@ static inline float v_hmax(vf a)
 MICRO(1) MICRO(2) MICRO(3) MICRO(4) MICRO(5) MICRO(6)
     /* clang-format on */
 
-    static void micro(size_t m, size_t K, const float *ap, const float *bp, float *c, size_t ldc)
+    static void micro(size_t m, size_t K, const float *a, size_t a_row, size_t a_col, const float *bp, float *c,
+                      size_t ldc, bool add)
 {
-    static void (*const table[6])(size_t, const float *, const float *, float *, size_t) = {micro_1, micro_2, micro_3,
-                                                                                            micro_4, micro_5, micro_6};
-    table[m - 1](K, ap, bp, c, ldc);
+    static void (*const table[6])(size_t, const float *, size_t, size_t, const float *, float *, size_t,
+                                  bool) = {micro_1, micro_2, micro_3, micro_4, micro_5, micro_6};
+    table[m - 1](K, a, a_row, a_col, bp, c, ldc, add);
 }
 
 static float dot_f16(const void *w, const float *x, size_t n)

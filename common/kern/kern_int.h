@@ -40,8 +40,10 @@ struct ew_kern {
     const char *name;
     /* ---- f32 product; NULL micro: the plain loops of ref ---- */
     unsigned mr, nr;
-    /* c[mr x nr] (rows of ldc) += ap[K][mr] bp[K][nr]; only the first m rows are touched. */
-    void (*gemm_micro)(size_t m, size_t K, const float *ap, const float *bp, float *c, size_t ldc);
+    /* c[m x nr] (rows of ldc) = (add ? c : 0) + a bp for m <= mr rows; element (i, k) of a is a[i*a_row + k*a_col], bp is a panel
+     * [K][nr]. */
+    void (*gemm_micro)(size_t m, size_t K, const float *a, size_t a_row, size_t a_col, const float *bp, float *c,
+                       size_t ldc, bool add);
     /* dst[k*width + r] = src[r*row + k*col] for r < rows, 0 for rows <= r < width. */
     void (*gemm_pack)(const float *src, size_t row, size_t col, size_t rows, size_t K, size_t width, float *dst);
     /* ---- rows ---- */

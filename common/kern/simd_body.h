@@ -319,6 +319,9 @@ static void s_pack(const float *src, size_t row, size_t col, size_t rows, size_t
             const float *s = src + k * col;
             float *d = dst + k * width;
             size_t r = 0;
+            for (; r + 8 <= rows; r += 8) {
+                _mm256_storeu_ps(d + r, _mm256_loadu_ps(s + r));
+            }
             for (; r + 4 <= rows; r += 4) {
                 _mm_storeu_ps(d + r, _mm_loadu_ps(s + r));
             }

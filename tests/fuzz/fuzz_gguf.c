@@ -34,5 +34,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     ew_gguf_free(&g);
     ew_free(copy);
+    (void)sink;
     return 0;
 }

@@ -24,5 +24,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     ew_safetensors_free(&s);
     ew_free(copy);
+    (void)sink;
     return 0;
 }
