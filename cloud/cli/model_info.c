@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "cli/app.h"
 #include "cli/model.h"
+#include "compress/quantize.h"
 #include "model/model.h"
 #include "model/sampler.h"
 #include "model/save.h"
@@ -348,22 +349,49 @@ int ew_cli_model_logits(int argc, char **argv, void *ctx)
 
 /* ---- quantize ---- */
 
+typedef struct quantize_args {
+    char *path, *out, *type, *name;
+    bool json;
+} quantize_args;
+
+/* A GGUF file keeps all its metadata; a directory is converted in the same pass. */
+static ew_status quantize_run(const quantize_args *a, ew_dtype type, ew_error *reterr)
+{
+    ew_status st;
+    EW_AUTO(ew_term_progress) bar = NULL;
+    ew_progress progress = {0};
+    if (ew_term_progress_new(stderr, "quantize", ew_signal_stop, &bar) == EW_OK) {
+        progress = *ew_term_progress_get(bar);
+    }
+    if (!ew_dir_exists(a->path) && a->name == NULL) {
+        ew_pool *pool = NULL;
+        EW_TRY(ew_pool_new(0, &pool, reterr));
+        st = ew_quantize_file(a->path, a->out, &(ew_quantize_opt){.target = type, .pool = pool, .progress = progress},
+                              NULL, reterr);
+        ew_pool_free(&pool);
+        return st;
+    }
+    EW_AUTO(ew_model) m = NULL;
+    EW_TRY(ew_model_open(a->path, NULL, &m, reterr));
+    ew_save_opt save = {.convert = true, .dtype = type, .name = a->name, .progress = progress};
+    return ew_model_save_gguf(m, a->out, &save, reterr);
+}
+
 int ew_cli_model_quantize(int argc, char **argv, void *ctx)
 {
     (void)ctx;
-    struct {
-        char *path, *out, *type, *name;
-    } a = {0};
+    quantize_args a = {0};
     const ew_cli_opt opts[] = {
         {"type", 'q', "TYPE", EW_CLI_STRING, &a.type, .help = "F32, F16, BF16, Q8_0 or Q4_0 (default Q8_0)"},
-        {"name", 0, "NAME", EW_CLI_STRING, &a.name, .help = "general.name of the result (default: the model's)"}};
+        {"name", 0, "NAME", EW_CLI_STRING, &a.name, .help = "general.name of the result (default: the model's)"},
+        {"json", 0, NULL, EW_CLI_FLAG, &a.json, .help = "as JSON"}};
     const ew_cli_pos pos[] = {{"MODEL", EW_CLI_STRING, &a.path, .help = "GGUF file or Hugging Face directory"},
                               {"OUT", EW_CLI_STRING, &a.out, .help = "GGUF file to write"}};
     int status = ew_cli_parse(
         &(ew_cli_spec){
             "model quantize",
-            "Writes a model as GGUF with its matrices rounded to nearest in another type. Matrices whose rows the "
-            "type's block does not divide become F16, norms stay F32. The file also runs in llama.cpp.",
+            "Writes a model as GGUF with its matrices rounded to nearest in another type. Matrices whose rows "
+            "the type's block does not divide become F16, norms stay F32. The file also runs in llama.cpp.",
             "  edgewise model quantize ./TinyLlama tinyllama-q4_0.gguf --type Q4_0\n", opts, EW_COUNT(opts), pos,
             EW_COUNT(pos)},
         argc, argv);
@@ -371,29 +399,25 @@ int ew_cli_model_quantize(int argc, char **argv, void *ctx)
         return status;
     }
     ew_error err = EW_ERROR_INIT;
-    ew_save_opt save = {.convert = true, .name = a.name};
-    if (!ew_dtype_parse(a.type != NULL ? a.type : "Q8_0", &save.dtype)) {
-        return ew_cli_fail(EW_CLI_PROG, EW_EINVAL,
-                           &(ew_error){EW_EINVAL, "--type is not one of F32, F16, BF16, Q8_0, Q4_0"});
+    ew_dtype type = EW_DTYPE_Q8_0;
+    const ew_dtype_info *info = NULL;
+    if (a.type != NULL && (!ew_dtype_parse(a.type, &type) || (info = ew_dtype_get(type)) == NULL || !info->quantize)) {
+        ew_status bad = ew_fail(&err, EW_EINVAL, "--type '%s' is not one of F32, F16, BF16, Q8_0, Q4_0", a.type);
+        return ew_cli_fail(EW_CLI_PROG, bad, &err);
     }
-    EW_AUTO(ew_model) m = NULL;
-    EW_AUTO(ew_term_progress) bar = NULL;
-    ew_status st = ew_model_open(a.path, NULL, &m, &err);
-    if (st == EW_OK && ew_term_progress_new(stderr, "quantize", ew_signal_stop, &bar) == EW_OK) {
-        save.progress = *ew_term_progress_get(bar);
-    }
-    if (st == EW_OK) {
-        st = ew_model_save_gguf(m, a.out, &save, &err);
-    }
-    ew_term_progress_free(&bar);
     uint64_t bytes = 0;
+    ew_status st = quantize_run(&a, type, &err);
     if (st == EW_OK) {
         st = ew_file_size(a.out, &bytes, &err);
     }
     if (st != EW_OK) {
         return ew_cli_fail(EW_CLI_PROG, st, &err);
     }
+    if (a.json) {
+        return print_json(
+            json_pack("{s:s s:s s:I}", "path", a.out, "type", ew_dtype_name(type), "bytes", (json_int_t)bytes));
+    }
     char text[32];
-    (void)printf("%s: %s, %s\n", a.out, ew_dtype_name(save.dtype), ew_str_bytes(text, sizeof(text), bytes));
+    (void)printf("%s: %s, %s\n", a.out, ew_dtype_name(type), ew_str_bytes(text, sizeof(text), bytes));
     return 0;
 }

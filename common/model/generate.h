@@ -10,7 +10,7 @@
 #include "model/session.h"
 #include "token/tokenizer.h"
 
-/* New text: whole UTF-8 characters that cannot belong to a stop string any more. Returns false to end the generation. */
+/* New text, as it continues the prompt (a leading space is part of it): whole UTF-8 characters that cannot belong to a stop string any more. Returns false to end the generation. */
 typedef bool (*ew_generate_fn)(const char *text, size_t size, void *ctx);
 
 typedef enum ew_stop_reason {

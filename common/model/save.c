@@ -47,13 +47,16 @@ typedef struct saver {
     ew_error *err;
 } saver;
 
+/* The rules of compress/quantize.h. */
 static ew_dtype target_of(const saver *s, const ew_mat *w)
 {
     if (!s->opt->convert) {
         return w->dtype;
     }
+    bool head = w->data == s->m->output.data && !s->m->cfg.tied_head;
+    ew_dtype want = head && s->opt->dtype == EW_DTYPE_Q4_0 ? EW_DTYPE_Q8_0 : s->opt->dtype;
     size_t bytes;
-    return ew_dtype_row_bytes(s->opt->dtype, w->cols, &bytes) ? s->opt->dtype : EW_DTYPE_F16;
+    return ew_dtype_row_bytes(want, w->cols, &bytes) ? want : EW_DTYPE_F16;
 }
 
 static ew_status add_item(saver *s, const char *name, const ew_mat *w, bool vec, uint32_t permute)

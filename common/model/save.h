@@ -13,9 +13,8 @@
 #include "model/model.h"
 
 typedef struct ew_save_opt {
-    bool convert; /* false: matrices keep their type (BF16 and F32 stay); true: they become dtype */
-    ew_dtype
-        dtype; /* with convert: F32, F16, Q8_0, Q4_0 … Matrices whose rows the block does not divide become F16; norms stay F32 */
+    bool convert;   /* false: matrices keep their type; true: they become dtype by the rules of compress/quantize.h: */
+    ew_dtype dtype; /* rows that the block does not divide F16, norms F32, an untied output.weight Q8_0 for Q4_0 */
     const char *name;      /* general.name; NULL = the model's */
     const char *const *kv; /* [2 * n_kv] further string metadata: key, value, … ("edgewise.base_sha256", …) */
     size_t n_kv;
