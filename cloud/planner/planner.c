@@ -47,8 +47,8 @@ typedef struct planner {
     const ew_planner_input *in;
     option *opt;
     size_t n;
-    int d; /* difficulty */
-    double zero_shot;
+    int d, d_blind; /* difficulty, and as it would be without trials */
+    double zero_shot, zero_shot_blind;
     double max_seconds; /* budget in force */
     bool hours_cut;
     uint64_t ram_limit; /* 0 = none known */
@@ -226,14 +226,14 @@ static double prior_gain(int d, ew_method method, uint32_t n)
     }
 }
 
-static void prior_of(const planner *p, option *o)
+/* The untouched score that the guidelines expect of a model. G3: the strongest that fits once the task is not easy; G4: a stronger one, but how it
+ * learns counts more; G2: no larger than needed for an easy one. */
+static double prior_base(const planner *p, const option *o, int d, double zero_shot)
 {
-    uint32_t n = p->in->facts->n_items;
-    double start = isfinite(p->zero_shot) ? p->zero_shot : 0.4;
-    /* G3, G4: the strongest that fits once the task is not easy; G2: no larger than needed when it is. */
-    double strength = p->d >= 1 ? 0.05 * (o->strength - (p->n_models - 1.0)) : -0.006 * o->strength;
-    o->prior_base = start + strength + prior_variant(o->c->variant, n);
-    o->prior_gain = prior_gain(p->d, o->method, n);
+    static const double step[] = {-0.006, 0.05, 0.006};
+    double rank = d == 0 ? o->strength : o->strength - (p->n_models - 1.0);
+    return (isfinite(zero_shot) ? zero_shot : 0.4) + step[d] * rank +
+           prior_variant(o->c->variant, p->in->facts->n_items);
 }
 
 /* ---- likelihood */
@@ -267,9 +267,13 @@ static double time_price(const planner *p, const option *o)
 
 static void score_option(const planner *p, option *o)
 {
-    prior_of(p, o);
+    uint32_t n = p->in->facts->n_items;
+    o->prior_base = prior_base(p, o, p->d, p->zero_shot);
+    o->prior_gain = prior_gain(p->d, o->method, n);
     combine(p, o);
-    o->prior_utility = o->prior_base + o->prior_gain - time_price(p, o);
+    /* What it would be worth if no trial were known, the measured difficulty included. */
+    o->prior_utility =
+        prior_base(p, o, p->d_blind, p->zero_shot_blind) + prior_gain(p->d_blind, o->method, n) - time_price(p, o);
     o->utility = o->base + o->gain + NLL_WEIGHT * o->gain_nll - time_price(p, o);
 }
 
@@ -352,7 +356,9 @@ static void find_limits(planner *p)
     }
     p->seconds_factor = ew__seconds_factor(in, &p->n_seconds);
     p->zero_shot = ew__zero_shot(in->facts, in->evidence, in->n_evidence);
+    p->zero_shot_blind = ew__zero_shot(in->facts, NULL, 0);
     p->d = ew_planner_difficulty(in->facts, in->evidence, in->n_evidence);
+    p->d_blind = ew_planner_difficulty(in->facts, NULL, 0);
 }
 
 /* ---- words */
