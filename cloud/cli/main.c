@@ -3,6 +3,7 @@
 
 #include "cli/app.h"
 #include "cli/data.h"
+#include "cli/experiment.h"
 #include "cli/model.h"
 #include "cli/train.h"
 #include "sys/cli.h"
@@ -28,6 +29,8 @@ int main(int argc, char **argv)
          .n_sub = EW_COUNT(model_commands)},
         {"data", NULL, "records of people and the debian benchmark", .sub = ew_cli_data_commands,
          .n_sub = ew_cli_n_data_commands},
+        {"experiment", NULL, "grids of trials on the fleet, and their reports", .sub = ew_cli_experiment_commands,
+         .n_sub = ew_cli_n_experiment_commands},
         {"train", NULL, "pre-training of small models, tuning to a person", .sub = ew_cli_train_commands,
          .n_sub = ew_cli_n_train_commands},
     };

@@ -76,6 +76,12 @@ static ew_status part_path(const char *dir, const uint8_t *sha256, char ret[stat
     return ew_path_join(ret, 4096, dir, name, reterr);
 }
 
+/* Items of a public benchmark user travel like models; they are no part of the catalogue. */
+static bool is_dataset(const ew_upload *u)
+{
+    return strcmp(u->variant, EW_VARIANT_DATASET) == 0;
+}
+
 ew_status ew_registry_upload_begin(const char *dir, const ew_upload *u, uint64_t *ret_offset, ew_error *reterr)
 {
     char path[4096];
@@ -172,7 +178,7 @@ static ew_status hash_file(const char *path, const ew_upload *u, ew_manifest **r
     (void)ew_str_copy(m->name, sizeof m->name, u->name);
     (void)ew_str_copy(m->version, sizeof m->version, u->version);
     (void)ew_str_copy(m->variant, sizeof m->variant, u->variant);
-    (void)ew_str_copy(m->media_type, sizeof m->media_type, "application/x-gguf");
+    (void)ew_str_copy(m->media_type, sizeof m->media_type, is_dataset(u) ? "application/jsonl" : "application/x-gguf");
     m->has_base = u->has_base;
     memcpy(m->base_sha256, u->base_sha256, sizeof m->base_sha256);
     *ret = m;
@@ -184,25 +190,29 @@ static ew_status read_facts(const char *path, const ew_upload *u, ew_catalog_ent
 {
     EW_AUTO(ew_model) m = NULL;
     ew_model_opt opt = {.no_tokenizer = true};
+    memcpy(e->sha256, u->sha256, EW_SHA256_BYTES);
+    (void)ew_str_copy(e->name, sizeof e->name, u->name);
+    (void)ew_str_copy(e->version, sizeof e->version, u->version);
+    (void)ew_str_copy(e->variant, sizeof e->variant, u->variant);
+    e->size = u->size;
+    e->score = u->score;
+    if (is_dataset(u)) {
+        (void)ew_str_copy(e->dtype, sizeof e->dtype, EW_VARIANT_DATASET);
+        return EW_OK;
+    }
     ew_status st = ew_model_open(path, &opt, &m, reterr);
     if (st != EW_OK) {
         return ew_wrap(reterr, st, "the upload of %s is no model that this coordinator understands", u->name);
     }
     const ew_model_config *c = ew_model_config_of(m);
-    memcpy(e->sha256, u->sha256, EW_SHA256_BYTES);
-    (void)ew_str_copy(e->name, sizeof e->name, u->name);
-    (void)ew_str_copy(e->version, sizeof e->version, u->version);
-    (void)ew_str_copy(e->variant, sizeof e->variant, u->variant);
     (void)ew_str_copy(e->dtype, sizeof e->dtype, ew_model_dtype_name(m));
     (void)ew_str_copy(e->arch, sizeof e->arch, c->arch);
-    e->size = u->size;
     e->n_params = ew_model_n_params(m);
     e->weights_bytes = ew_model_weights_bytes(m);
     e->C = c->C;
     e->L = c->L;
     e->V = c->V;
     e->n_ctx_train = c->n_ctx_train;
-    e->score = u->score;
     return EW_OK;
 }
 
@@ -317,7 +327,7 @@ ew_status ew_registry_catalog(ew_db *db, ew_catalog *ret, ew_error *reterr)
     EW_AUTO(ew_stmt) st = NULL;
     EW_TRY(ew_stmt_open(db,
                         "SELECT sha256,name,version,variant,dtype,arch,size,n_params,weights_bytes,c,l,v,n_ctx,score,"
-                        "created_ms FROM artifact ORDER BY seq LIMIT 4096",
+                        "created_ms FROM artifact WHERE variant<>'dataset' ORDER BY seq LIMIT 4096",
                         &st, reterr));
     ew_catalog c = {0};
     size_t cap = 0;
@@ -394,8 +404,10 @@ ew_status ew_registry_path(ew_db *db, const char *dir, const uint8_t sha256[stat
 static ew_status fail_find(ew_db *db, const char *name, const char *variant, ew_error *reterr)
 {
     EW_AUTO(ew_stmt) st = NULL;
-    EW_TRY(ew_stmt_open(db, "SELECT coalesce(group_concat(name || '/' || variant, ', '), 'none') FROM artifact", &st,
-                        reterr));
+    EW_TRY(ew_stmt_open(
+        db,
+        "SELECT coalesce(group_concat(name || '/' || variant, ', '), 'none') FROM artifact WHERE variant<>'dataset'",
+        &st, reterr));
     bool row = false;
     EW_TRY(ew_stmt_step(st, &row, reterr));
     return ew_fail(reterr, EW_ENOENT, "there is no model %s in variant %s; there are: %.200s", name, variant,

@@ -17,6 +17,10 @@
 #define EW_CATALOG_MAX 4096u
 #define EW_UPLOAD_CHUNK_MAX (768u * 1024) /* bytes of one piece */
 
+/* The variant of artifacts that are not models but the items of a public benchmark user (JSON Lines), named
+ * "benchmark-<digest>-<user>": fetched by devices like models, never in the catalogue. */
+#define EW_VARIANT_DATASET "dataset"
+
 /* The migration step. */
 extern const char *const ew_registry_schema;
 

@@ -266,8 +266,8 @@ ew_status ew__agent_dataset(ew_agent *a, const char *source, const ew_progress *
     if (ew_file_exists(ret_path)) {
         return EW_OK;
     }
-    /* A dataset is an artifact that is called like its source. */
-    ew_fetch_opt opt = {.name = source, .version = "", .variant = "", .dest_path = ret_path};
+    (void)snprintf(name, sizeof(name), "benchmark-%s-%s", digest, user);
+    ew_fetch_opt opt = {.name = name, .version = "", .variant = "dataset", .dest_path = ret_path};
     opt.progress = progress != NULL ? *progress : (ew_progress){0};
     return ew_wrap(reterr, fetch(a, &opt, reterr), "fetching the items of %s", user);
 }
