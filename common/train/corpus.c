@@ -15,7 +15,7 @@
 #define EOS "<|end_of_text|>"
 #define N_TASKS 2
 #define FILE_MAX (1024u * 1024 * 1024)
-#define VAL_SHARE 50 /* one document of so many */
+#define VAL_SHARE 20 /* one document of so many */
 
 typedef struct val_record {
     ew_item item;

@@ -32,7 +32,7 @@ ew_pretrain_source ew_corpus_val(ew_corpus *c);
  * weighted alike. path: a file, or a directory of *.txt files. */
 ew_status ew_corpus_vocab_files(const char *path, const ew_pretrain_recipe *recipe, const ew_progress *progress,
                                 ew_vocab **ret_vocab, ew_error *reterr) EW_MUST_CHECK;
-/* Every 50th document is validation. */
+/* Every 20th document is validation. */
 ew_status ew_corpus_new_files(const char *path, const ew_pretrain_recipe *recipe, const ew_vocab *vocab,
                               ew_corpus **ret_corpus, ew_error *reterr) EW_MUST_CHECK;
 

@@ -1,0 +1,392 @@
+/* LoRA tuning: it learns, over every base type; budgets, refusals, plateau, numbers that are not finite, cancelling; a run that
+ * was killed and continued ends with the same bytes. */
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "model/model.h"
+#include "model/save.h"
+#include "peft/lora.h"
+#include "sys/file.h"
+#include "sys/pool.h"
+#include "test.h"
+#include "train/tune.h"
+
+#include "tiny_model.h"
+
+#define N_TRAIN 12
+#define N_VAL 4
+
+static int32_t ids[N_TRAIN + N_VAL][24];
+static ew_tune_example examples[N_TRAIN + N_VAL];
+
+/* The answer repeats the second token of the prompt, plus one: something to learn. */
+static void make_examples(void)
+{
+    ew_rng rng;
+    ew_rng_init(&rng, 77, 0);
+    for (int i = 0; i < N_TRAIN + N_VAL; i++) {
+        const uint32_t n_prompt = 4 + (uint32_t)(i % 5), n_answer = 1 + (uint32_t)(i % 3);
+        for (uint32_t j = 0; j < n_prompt; j++) {
+            ids[i][j] = (int32_t)(3 + ew_rng_below(&rng, 8));
+        }
+        for (uint32_t j = 0; j < n_answer; j++) {
+            ids[i][n_prompt + j] = 20 + ids[i][1];
+        }
+        examples[i] = (ew_tune_example){ids[i], n_prompt, n_answer};
+    }
+}
+
+static ew_model *open_tiny(const char *name, ew_dtype dtype)
+{
+    ew_error err = EW_ERROR_INIT;
+    tiny_model t;
+    assert_true(tiny_open(&t, tiny_config(), 21));
+    const char *path = ew_test_path(name);
+    const ew_save_opt so = {.convert = true, .dtype = dtype};
+    assert_ok(ew_model_save_gguf(t.model, path, &so, &err), &err);
+    tiny_close(&t);
+    ew_model *m = NULL;
+    assert_ok(ew_model_open(path, &(ew_model_opt){.no_tokenizer = true}, &m, &err), &err);
+    return m;
+}
+
+static ew_tune_opt base_opt(ew_model *m)
+{
+    make_examples();
+    return (ew_tune_opt){.model = m,
+                         .exec = {ew_kern_get(NULL), NULL},
+                         .lora = {.rank = 4, .seed = 3},
+                         .train = examples,
+                         .n_train = N_TRAIN,
+                         .val = examples + N_TRAIN,
+                         .n_val = N_VAL,
+                         .lr = 1e-2F,
+                         .epochs = 10,
+                         .batch = 5,
+                         .pack_tok = 24,
+                         .patience = UINT32_MAX,
+                         .seed = 4};
+}
+
+static void every_base_type_learns(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    static const ew_dtype types[] = {EW_DTYPE_F32, EW_DTYPE_F16, EW_DTYPE_Q8_0, EW_DTYPE_Q4_0};
+    for (size_t i = 0; i < EW_COUNT(types); i++) {
+        EW_AUTO(ew_model) m = open_tiny("m.gguf", types[i]);
+        EW_AUTO(ew_lora) l = NULL;
+        const ew_tune_opt opt = base_opt(m);
+        ew_tune_report r;
+        assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+        assert_int_equal(r.stop, EW_TUNE_STOP_DONE);
+        assert_int_equal(r.steps, 30);
+        assert_int_equal(r.n_curve, 11);
+        if (!(r.val_nll_best < 0.9F * r.val_nll_before) || !(r.curve[10].train_loss < 0.5F * r.curve[1].train_loss)) {
+            fail_msg("%s: validation %g to %g, training %g to %g", ew_dtype_name(types[i]), (double)r.val_nll_before,
+                     (double)r.val_nll_best, (double)r.curve[1].train_loss, (double)r.curve[10].train_loss);
+        }
+    }
+}
+
+static void same(ew_lora *a, ew_lora *b)
+{
+    size_t na, nb;
+    const float *pa = ew_lora_params(a, &na), *pb = ew_lora_params(b, &nb);
+    assert_int_equal(na, nb);
+    assert_memory_equal(pa, pb, na * sizeof(float));
+}
+
+static void threads_and_recompute_do_not_change_a_bit(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
+    EW_AUTO(ew_lora) one = NULL;
+    EW_AUTO(ew_lora) two = NULL;
+    EW_AUTO(ew_lora) kept = NULL;
+    EW_AUTO(ew_pool) pool = NULL;
+    assert_ok(ew_pool_new(2, &pool, &err), &err);
+    ew_tune_opt opt = base_opt(m);
+    assert_ok(ew_tune(&opt, &one, NULL, &err), &err);
+    opt.exec.pool = pool;
+    assert_ok(ew_tune(&opt, &two, NULL, &err), &err);
+    opt.keep_activations = true;
+    assert_ok(ew_tune(&opt, &kept, NULL, &err), &err);
+    same(one, two);
+    same(one, kept);
+}
+
+static void too_little_memory_is_refused_with_what_would_do(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F16);
+    EW_AUTO(ew_lora) l = NULL;
+    ew_tune_opt opt = base_opt(m);
+    ew_tune_memory_plan plan;
+    opt.pack_tok = 0;
+    opt.epochs = 1;
+    assert_ok(ew_tune_memory(&opt, &plan, &err), &err);
+    assert_int_equal(plan.total_bytes, plan.weights_bytes + plan.adapter_bytes + plan.activ_bytes + plan.scratch_bytes +
+                                           plan.process_bytes);
+    opt.max_ram_bytes = 1000;
+    assert_fails(EW_ENOMEM, ew_tune(&opt, &l, NULL, &err), &err, "would do");
+    const char *open = strchr(err.msg, '(');
+    assert_non_null(open);
+    opt.max_ram_bytes = strtoull(open + 1, NULL, 10); /* the limit that it names does do */
+    assert_ok(ew_tune(&opt, &l, NULL, &err), &err);
+    ew_lora_free(&l);
+    opt.max_ram_bytes--;
+    assert_fails(EW_ENOMEM, ew_tune(&opt, &l, NULL, &err), &err, "would do");
+}
+
+static void no_time_means_a_stop_with_the_start_kept(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F16);
+    EW_AUTO(ew_lora) l = NULL;
+    ew_tune_opt opt = base_opt(m);
+    opt.max_seconds = 1e-9;
+    ew_tune_report r;
+    assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+    assert_int_equal(r.stop, EW_TUNE_STOP_TIME);
+    assert_int_equal(r.steps, 0);
+    assert_int_equal(r.best_step, 0);
+}
+
+static void plateau_stops_and_the_best_is_kept(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F16);
+    EW_AUTO(ew_lora) l = NULL;
+    EW_AUTO(ew_lora) fresh = NULL;
+    ew_tune_opt opt = base_opt(m);
+    make_examples();
+    for (int i = N_TRAIN; i < N_TRAIN + N_VAL; i++) { /* validation contradicts: the more it learns the worse */
+        for (uint32_t j = 0; j < examples[i].n_answer; j++) {
+            ids[i][examples[i].n_prompt + j] = 1 + i % 2;
+        }
+    }
+    opt.patience = 2;
+    opt.epochs = 50;
+    opt.lr = 3e-2F;
+    ew_tune_report r;
+    assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+    assert_int_equal(r.stop, EW_TUNE_STOP_PLATEAU);
+    assert_true(r.steps < r.steps_planned);
+    assert_true(r.val_nll_best <= r.val_nll_before);
+    for (uint32_t i = 0; i < r.n_curve; i++) {
+        assert_true(r.curve[i].val_nll >= r.val_nll_best);
+    }
+}
+
+static void not_finite_steps_are_skipped_and_then_end_the_run(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32);
+    EW_AUTO(ew_lora) init = NULL;
+    EW_AUTO(ew_lora) l = NULL;
+    ew_tune_opt opt = base_opt(m);
+    assert_ok(ew_lora_new(m, &opt.lora, &init, &err), &err);
+    size_t n;
+    float *p = ew_lora_params(init, &n);
+    for (size_t i = 0; i < n; i++) {
+        p[i] = 1e30F;
+    }
+    opt.init = init;
+    opt.n_val = 0;
+    ew_tune_report r;
+    assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+    assert_int_equal(r.stop, EW_TUNE_STOP_DIVERGED);
+    assert_int_equal(r.skipped, r.steps);
+    assert_true(strstr(r.stop_reason, "finite") != NULL);
+}
+
+static bool stop_at_once(const ew_progress_info *info, void *ctx)
+{
+    (void)info;
+    int *left = ctx;
+    return --*left > 0;
+}
+
+static void cancelled_run_goes_on_from_its_checkpoint(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q4_0);
+    EW_AUTO(ew_lora) whole = NULL;
+    EW_AUTO(ew_lora) parts = NULL;
+    ew_tune_opt opt = base_opt(m);
+    assert_ok(ew_tune(&opt, &whole, NULL, &err), &err);
+    opt.checkpoint = ew_test_path("cancel.ckpt");
+    ew_tune_report r;
+    ew_status st = EW_ECANCELLED;
+    int times = 0;
+    for (; st == EW_ECANCELLED; times++) {
+        int left = 4;
+        opt.progress = (ew_progress){stop_at_once, &left};
+        st = ew_tune(&opt, &parts, &r, &err);
+    }
+    assert_ok(st, &err);
+    assert_int_equal(times, 8); /* 30 steps, 4 at a time */
+    assert_true(r.resumed);
+    same(whole, parts);
+    /* a finished run is not run again, another run's state is refused */
+    ew_lora_free(&parts);
+    assert_ok(ew_tune(&opt, &parts, &r, &err), &err);
+    same(whole, parts);
+    opt.seed++;
+    ew_lora_free(&parts);
+    assert_fails(EW_ECONFLICT, ew_tune(&opt, &parts, &r, &err), &err, "another run");
+}
+
+static void damaged_checkpoint_is_refused(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q4_0);
+    EW_AUTO(ew_lora) l = NULL;
+    ew_tune_opt opt = base_opt(m);
+    opt.checkpoint = ew_test_path("bad.ckpt");
+    int left = 4;
+    opt.progress = (ew_progress){stop_at_once, &left};
+    assert_fails(EW_ECANCELLED, ew_tune(&opt, &l, NULL, &err), &err, "start again");
+    FILE *f = fopen(opt.checkpoint, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, 5000, SEEK_SET), 0);
+    assert_int_equal(fputc(fgetc(f) ^ 1, f) == EOF, 0);
+    (void)fclose(f);
+    assert_fails(EW_ECORRUPT, ew_tune(&opt, &l, NULL, &err), &err, "checksum");
+    (void)ew_test_text("bad.ckpt", "nonsense");
+    assert_fails(EW_ECORRUPT, ew_tune(&opt, &l, NULL, &err), &err, "not a training checkpoint");
+}
+
+/* The run in a child process that dies by SIGKILL: at a step (before its checkpoint), by the child's own hand. */
+typedef struct victim {
+    uint32_t die_at; /* calls of progress */
+    uint32_t n;
+} victim;
+
+static bool die_at(const ew_progress_info *info, void *ctx)
+{
+    (void)info;
+    victim *v = ctx;
+    if (++v->n == v->die_at) {
+        (void)kill(getpid(), SIGKILL);
+    }
+    return true;
+}
+
+static void killed_at_seeded_moments_it_ends_with_the_same_bytes(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
+    EW_AUTO(ew_lora) whole = NULL;
+    ew_tune_opt opt = base_opt(m);
+    assert_ok(ew_tune(&opt, &whole, NULL, &err), &err);
+    opt.checkpoint = ew_test_path("kill.ckpt");
+    ew_rng rng;
+    ew_rng_init(&rng, 2026, 11);
+    for (int round = 0; round < 5; round++) {
+        assert_ok(ew_file_remove(opt.checkpoint, &err), &err);
+        opt.checkpoint_every = 1 + (uint32_t)round;
+        int killed = 0;
+        for (bool dead = true; dead; killed += dead) {
+            victim v = {.die_at = opt.checkpoint_every + 1 + (uint32_t)ew_rng_below(&rng, 9)};
+            const pid_t pid = fork();
+            assert_true(pid >= 0);
+            if (pid == 0) {
+                ew_lora *l = NULL;
+                opt.progress = (ew_progress){die_at, &v};
+                _exit(ew_tune(&opt, &l, NULL, NULL) == EW_OK ? 0 : 1);
+            }
+            int status = 0;
+            assert_int_equal(waitpid(pid, &status, 0), pid);
+            dead = WIFSIGNALED(status);
+            assert_true(dead || WEXITSTATUS(status) == 0);
+        }
+        assert_true(killed >= 2);
+        EW_AUTO(ew_lora) parts = NULL;
+        opt.progress = (ew_progress){NULL, NULL};
+        assert_ok(ew_tune(&opt, &parts, NULL, &err), &err);
+        same(whole, parts);
+    }
+}
+
+static void long_prompts_lose_their_front_not_the_answer(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32);
+    EW_AUTO(ew_lora) a = NULL;
+    EW_AUTO(ew_lora) b = NULL;
+    int32_t full[20], cut[9];
+    for (int i = 0; i < 20; i++) {
+        full[i] = 3 + i;
+    }
+    cut[0] = full[0]; /* BOS stays */
+    memcpy(cut + 1, full + 12, 8 * sizeof(int32_t));
+    ew_tune_opt opt = base_opt(m);
+    ew_tune_example x = {full, 17, 3};
+    opt.train = &x;
+    opt.n_train = 1;
+    opt.n_val = 0;
+    opt.seq_max = 8;
+    ew_tune_report r;
+    assert_ok(ew_tune(&opt, &a, &r, &err), &err);
+    assert_int_equal(r.truncated, 1);
+    x = (ew_tune_example){cut, 6, 3};
+    assert_ok(ew_tune(&opt, &b, &r, &err), &err);
+    assert_int_equal(r.truncated, 0);
+    same(a, b);
+}
+
+static void bad_options_are_refused(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32);
+    EW_AUTO(ew_lora) l = NULL;
+    ew_tune_opt opt = base_opt(m);
+    opt.n_train = 0;
+    assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "no examples");
+    opt = base_opt(m);
+    opt.seq_max = 100;
+    assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "64");
+    opt = base_opt(m);
+    ids[3][1] = 37;
+    assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "vocabulary");
+    opt = base_opt(m);
+    opt.lora.rank = 1000;
+    assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "rank");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_base_type_learns),
+        cmocka_unit_test(threads_and_recompute_do_not_change_a_bit),
+        cmocka_unit_test(too_little_memory_is_refused_with_what_would_do),
+        cmocka_unit_test(no_time_means_a_stop_with_the_start_kept),
+        cmocka_unit_test(plateau_stops_and_the_best_is_kept),
+        cmocka_unit_test(not_finite_steps_are_skipped_and_then_end_the_run),
+        cmocka_unit_test(cancelled_run_goes_on_from_its_checkpoint),
+        cmocka_unit_test(damaged_checkpoint_is_refused),
+        cmocka_unit_test(killed_at_seeded_moments_it_ends_with_the_same_bytes),
+        cmocka_unit_test(long_prompts_lose_their_front_not_the_answer),
+        cmocka_unit_test(bad_options_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
