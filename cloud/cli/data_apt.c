@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -222,19 +223,21 @@ static ew_status read_source(const char *path, const char *codename, ew_buf *lis
     return EW_OK;
 }
 
-/* What of /etc/apt concerns this release. */
-static ew_status read_sources(const char *codename, ew_buf *list, ew_buf *sources, ew_error *reterr)
+ew_status ew_apt_read_sources(const char *etc_apt, const char *codename, ew_buf *list, ew_buf *sources,
+                              ew_error *reterr)
 {
-    if (ew_file_exists("/etc/apt/sources.list")) {
-        EW_TRY(read_source("/etc/apt/sources.list", codename, list, sources, reterr));
+    char main_list[EW_PATH_MAX], parts[EW_PATH_MAX];
+    EW_TRY(ew_path_join(main_list, sizeof(main_list), etc_apt, "sources.list", reterr));
+    EW_TRY(ew_path_join(parts, sizeof(parts), etc_apt, "sources.list.d", reterr));
+    if (ew_file_exists(main_list)) {
+        EW_TRY(read_source(main_list, codename, list, sources, reterr));
     }
     ew_dir_list dir = {0};
-    ew_status st =
-        ew_dir_exists("/etc/apt/sources.list.d") ? ew_dir_read("/etc/apt/sources.list.d", &dir, reterr) : EW_OK;
+    ew_status st = ew_dir_exists(parts) ? ew_dir_read(parts, &dir, reterr) : EW_OK;
     for (size_t i = 0; st == EW_OK && i < dir.n; i++) {
         char path[EW_PATH_MAX];
         if (ew_str_ends(dir.entry[i].name, ".list") || ew_str_ends(dir.entry[i].name, ".sources")) {
-            st = ew_path_join(path, sizeof(path), "/etc/apt/sources.list.d", dir.entry[i].name, reterr);
+            st = ew_path_join(path, sizeof(path), parts, dir.entry[i].name, reterr);
             if (st == EW_OK) {
                 st = read_source(path, codename, list, sources, reterr);
             }
@@ -246,9 +249,9 @@ static ew_status read_sources(const char *codename, ew_buf *list, ew_buf *source
     EW_TRY(ew_buf_check(sources, reterr));
     if (list->size == 0 && sources->size == 0) {
         return ew_fail(reterr, EW_ENOENT,
-                       "/etc/apt names no source of %s with component main, so there is no package index to read. "
-                       "HINT: add Debian's mirror to /etc/apt/sources.list.d, or give a finished directory by --dir",
-                       codename);
+                       "%s names no source of %s with component main, so there is no package index to read. "
+                       "HINT: add Debian's mirror to %s, or give a finished directory by --dir",
+                       etc_apt, codename, parts);
     }
     return EW_OK;
 }
@@ -263,7 +266,8 @@ static ew_status write_conf(const char *apt, const ew_buf *list, const ew_buf *s
                        "Acquire::Languages { \"en\"; };\nAcquire::GzipIndexes \"false\";\n"
                        "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
                        "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled \"false\";\n"
-                       "Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\nAcquire::Retries \"2\";\n");
+                       "Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\nAcquire::Retries "
+                       "\"2\";\nAPT::Update::Error-Mode \"any\";\n");
     ew_buf_addf(&conf,
                 "Dir::State \"%s/state\";\nDir::State::lists \"%s/lists\";\nDir::State::status \"/dev/null\";\n"
                 "Dir::Cache \"%s/cache\";\nDir::Etc::sourcelist \"%s/sources.list\";\n"
@@ -339,7 +343,7 @@ ew_status ew_apt_update(const char *dir, const char *codename, ew_error *reterr)
     }
     EW_AUTO_BUF list = {0};
     EW_AUTO_BUF sources = {0};
-    EW_TRY(read_sources(codename, &list, &sources, reterr));
+    EW_TRY(ew_apt_read_sources("/etc/apt", codename, &list, &sources, reterr));
     EW_TRY(write_conf(absolute, &list, &sources, reterr));
     EW_TRY(ew_path_join(conf, sizeof(conf), absolute, "apt.conf", reterr));
     int exit_status = 0;
@@ -350,6 +354,9 @@ ew_status ew_apt_update(const char *dir, const char *codename, ew_error *reterr)
                        "apt-get update (exit status %d) brought no package index of %s; its messages stand above. "
                        "HINT: check the network and the mirror in /etc/apt, then run the command again",
                        exit_status, codename);
+    }
+    if (exit_status != 0) {
+        fprintf(stderr, "edgewise: the mirror gave nothing new; the index that was there is used\n");
     }
     return EW_OK;
 }

@@ -248,8 +248,8 @@ double ew_metric_rmse(const char *const *gold, const char *const *pred, size_t n
 
 static void label_range(const ew_task *t, double *low, double *high)
 {
-    *low = INFINITY;
-    *high = -INFINITY;
+    *low = (double)INFINITY;
+    *high = -(double)INFINITY;
     for (size_t i = 0; i < t->n_labels; i++) {
         double v;
         if (ew_str_to_f64(t->labels[i], &v)) {
