@@ -14,5 +14,5 @@ install(FILES deploy/edgewise.sysusers DESTINATION lib/sysusers.d RENAME edgewis
 install(FILES deploy/edgewise.tmpfiles DESTINATION lib/tmpfiles.d RENAME edgewise.conf)
 if(EXISTS "${PROJECT_SOURCE_DIR}/models")
     install(DIRECTORY models/ DESTINATION ${CMAKE_INSTALL_DATADIR}/edgewise/models FILES_MATCHING PATTERN "*.gguf"
-                                                                                    PATTERN "*.md" PATTERN "*.json")
+                                                                                    PATTERN "*.md" PATTERN "*.json" PATTERN "*.txt" PATTERN "*.yaml" PATTERN "*.csv")
 endif()
