@@ -228,11 +228,11 @@ static json_t *trial_json(const ew_experiment *e, const ew_grid_point *p, const 
     if (e->budget.ram != NULL && !ew_str_to_bytes(e->budget.ram, &ram)) {
         ram = 0; /* checked when the file was read */
     }
-    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:o,s:{s:I,s:f}}", "device", p->device, "task", p->task,
+    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:o,s:{s:I,s:f},s:b}", "device", p->device, "task", p->task,
                      "source", source, "model", p->model, "variant", p->variant, "method", p->method, "n_history",
                      (json_int_t)(p->n_history == EW_HISTORY_ALL ? 0 : p->n_history), "seed", (json_int_t)p->seed,
                      "settings", settings_json(&e->settings), "budget", "ram_bytes", (json_int_t)ram, "seconds",
-                     (double)e->budget.seconds);
+                     (double)e->budget.seconds, "force", e->force);
 }
 
 /* The grid is taken per task: users differ from task to task. */

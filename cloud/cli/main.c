@@ -4,6 +4,7 @@
 #include "cli/app.h"
 #include "cli/data.h"
 #include "cli/experiment.h"
+#include "cli/fleet.h"
 #include "cli/model.h"
 #include "cli/train.h"
 #include "sys/cli.h"
@@ -31,6 +32,7 @@ int main(int argc, char **argv)
          .n_sub = ew_cli_n_data_commands},
         {"experiment", NULL, "grids of trials on the fleet, and their reports", .sub = ew_cli_experiment_commands,
          .n_sub = ew_cli_n_experiment_commands},
+        {"fleet", NULL, "what the devices did", .sub = ew_cli_fleet_commands, .n_sub = ew_cli_n_fleet_commands},
         {"train", NULL, "pre-training of small models, tuning to a person", .sub = ew_cli_train_commands,
          .n_sub = ew_cli_n_train_commands},
     };

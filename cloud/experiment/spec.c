@@ -53,6 +53,7 @@ static const cyaml_schema_field_t experiment_fields[] = {
                          LIST_MAX),
     CYAML_FIELD_MAPPING("settings", CYAML_FLAG_OPTIONAL, ew_experiment, settings, settings_fields),
     CYAML_FIELD_MAPPING("budget", CYAML_FLAG_OPTIONAL, ew_experiment, budget, budget_fields),
+    CYAML_FIELD_BOOL("force", CYAML_FLAG_OPTIONAL, ew_experiment, force),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t experiment_schema = {
@@ -183,7 +184,8 @@ static void grid_add(grid *g, const ew_grid_point *point)
 /* All data amounts and seeds of one (device, task, user, model, variant, method). */
 static void grid_add_amounts(const ew_experiment *e, ew_grid_point point, grid *g)
 {
-    static char *all[] = {"all"};
+    static char all_text[] = "all";
+    static char *all[] = {all_text};
     bool none = strcmp(point.method, "none") == 0;
     char **history = e->history_count > 0 ? e->history : all;
     unsigned n_history = none ? 1 : EW_MAX(e->history_count, 1u);

@@ -11,6 +11,7 @@
  *   seeds: [1]
  *   settings: {rank: 8, alpha: 16, lr: 0.002, epochs: 3, rag_k: 2}
  *   budget: {seconds: 60, ram: 200M}
+ *   force: false                         # true: run although a device predicts that it does not fit
  *
  * An unknown key is an error with its line. Nothing here talks to a device or a database.
  * Locking: one owning thread. */
@@ -62,6 +63,7 @@ typedef struct ew_experiment {
     unsigned seeds_count;
     ew_experiment_settings settings;
     ew_experiment_budget budget;
+    bool force; /* trials run although the device's own prediction says that they do not fit */
 } ew_experiment;
 
 /* Reads and checks; every message names the file, most the line. EW_EINVAL, EW_ENOENT. */

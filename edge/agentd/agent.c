@@ -350,6 +350,16 @@ static ew_status run_trial(ew_agent *a, const ew_trial_spec *spec, ew_worker_out
     return ew_worker_run(a->opt.self, &job, &progress, out, reterr);
 }
 
+void ew__agent_add_traffic(ew_agent *a, ew_trial_result *result)
+{
+    ew_client_stats stats = {0};
+    if (a->client != NULL) {
+        ew_client_get_stats(a->client, &stats);
+    }
+    (void)ew_trial_result_add(result, "link.bytes_out", "B", (double)stats.bytes_out);
+    (void)ew_trial_result_add(result, "link.bytes_in", "B", (double)stats.bytes_in);
+}
+
 /* Failures that pass: the trial stays and is tried again. */
 static bool passes(ew_status st)
 {
@@ -371,6 +381,7 @@ static ew_status finish_trial(ew_agent *a, const ew_trial_spec *spec, ew_worker_
     }
     /* The lease may have been renewed with a higher fence while it ran. */
     out->result->fence = ew_spool_get(&a->home, spec->id, &newest, NULL) == EW_OK ? newest.fence : spec->fence;
+    ew__agent_add_traffic(a, out->result);
     return ew_spool_finish(&a->home, out->result, reterr);
 }
 

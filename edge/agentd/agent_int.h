@@ -54,5 +54,7 @@ ew_status ew__agent_dataset(ew_agent *a, const char *source, const ew_progress *
 /* What a worker may use: the limit less what this process holds. 0 = no limit. */
 uint64_t ew__agent_worker_limit(const ew_agent *a);
 void ew__agent_now(ew_agent *a, const char *what);
+/* Measures "link.bytes_out" and "link.bytes_in": all frames of this process so far. */
+void ew__agent_add_traffic(ew_agent *a, ew_trial_result *result);
 
 #endif

@@ -258,6 +258,7 @@ static ew_status learn_locked(ew_agent *a, const ew_plan *plan, bool fresh, cons
         /* Scalars only: evidence for the planner, sent when the coordinator is there. */
         out.result->has_spec = true;
         out.result->spec = spec;
+        ew__agent_add_traffic(a, out.result);
         st = ew_spool_finish(&a->home, out.result, reterr);
         ew__agent_wake(a);
     }
