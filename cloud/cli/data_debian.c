@@ -6,9 +6,9 @@
 #include <unistd.h>
 
 #include "base/str.h"
-#include "crypt/hash.h"
 #include "cli/data.h"
 #include "cli/data_apt.h"
+#include "crypt/hash.h"
 #include "sys/file.h"
 #include "sys/signal.h"
 #include "sys/term.h"
