@@ -272,24 +272,39 @@ QMUL(1) QMUL(2) QMUL(4)
     }
 }
 
-static float qdot(ew_dtype t, const uint8_t *w, const ew_xq *x, size_t n_blocks)
+/* acc + d * (dot of block b), lane-wise. */
+static inline __m256 qdot_block(ew_dtype t, const uint8_t *w, const ew_xq *x, size_t b, __m256 acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
-    const size_t bytes = t == EW_DTYPE_Q8_0 ? 34 : 18;
-    __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (size_t b = 0; b < n_blocks; b++, w += bytes) {
-        __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)(x->q + 32 * b)), s;
-        if (t == EW_DTYPE_Q8_0) {
-            __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(w + 2));
-            s = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(q, v));
-        } else {
-            __m256i v = _mm256_sub_epi8(nibbles(w), _mm256_set1_epi8(8));
-            s = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(q, v));
-        }
-        __m256 d = _mm256_set1_ps(f16_scalar(w) * x->d[b]);
-        acc[b & 1] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(_mm256_madd_epi16(s, one)), acc[b & 1]);
+    __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)(x->q + 32 * b)), s;
+    if (t == EW_DTYPE_Q8_0) {
+        __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(w + 2));
+        s = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(q, v)), one);
+    } else {
+        __m256i corr = _mm256_zextsi128_si256(_mm_cvtsi32_si128(8 * x->corr[b]));
+        s = _mm256_add_epi32(_mm256_madd_epi16(_mm256_maddubs_epi16(nibbles(w), q), one), corr);
     }
-    return v_sum(_mm256_add_ps(acc[0], acc[1]));
+    return _mm256_fmadd_ps(_mm256_set1_ps(f16_scalar(w) * x->d[b]), _mm256_cvtepi32_ps(s), acc);
+}
+
+static inline float qdot_row(ew_dtype t, size_t bytes, const uint8_t *w, const ew_xq *x, size_t n_blocks)
+{
+    __m256 acc0 = _mm256_setzero_ps(), acc1 = _mm256_setzero_ps();
+    size_t b = 0;
+    for (; b + 2 <= n_blocks; b += 2, w += 2 * bytes) {
+        acc0 = qdot_block(t, w, x, b, acc0);
+        acc1 = qdot_block(t, w + bytes, x, b + 1, acc1);
+    }
+    if (b < n_blocks) {
+        acc0 = qdot_block(t, w, x, b, acc0);
+    }
+    return v_sum(_mm256_add_ps(acc0, acc1));
+}
+
+static float qdot(ew_dtype t, const uint8_t *w, const ew_xq *x, size_t n_blocks)
+{
+    return t == EW_DTYPE_Q8_0 ? qdot_row(EW_DTYPE_Q8_0, 34, w, x, n_blocks)
+                              : qdot_row(EW_DTYPE_Q4_0, 18, w, x, n_blocks);
 }
 
 const ew_kern ew__kern_avx2 = {

@@ -243,27 +243,36 @@ QMUL(1) QMUL(2) QMUL(4) QMUL(8)
     }
 }
 
-static float qdot(ew_dtype t, const uint8_t *w, const ew_xq *x, size_t n_blocks)
+/* acc + d * (dot of block b), lane-wise. */
+static inline __m256 qdot_block(ew_dtype t, int32_t off, const uint8_t *w, const ew_xq *x, size_t b, __m256 acc)
 {
-    const size_t bytes = t == EW_DTYPE_Q8_0 ? 34 : 18;
-    const int32_t off = t == EW_DTYPE_Q8_0 ? 128 : 8;
+    __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)(x->q + 32 * b));
+    __m256i corr = _mm256_zextsi128_si256(_mm_cvtsi32_si128(off * x->corr[b]));
+    __m256 f = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(corr, block_bytes(t, w), q));
+    return _mm256_fmadd_ps(_mm256_set1_ps(f16_scalar(w) * x->d[b]), f, acc);
+}
+
+static inline float qdot_row(ew_dtype t, size_t bytes, int32_t off, const uint8_t *w, const ew_xq *x, size_t n_blocks)
+{
     __m256 acc0 = _mm256_setzero_ps(), acc1 = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, w += bytes) {
-        float d = f16_scalar(w) * x->d[b];
-        __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)(x->q + 32 * b));
-        __m256i s = _mm256_zextsi128_si256(_mm_cvtsi32_si128(off * x->corr[b]));
-        s = _mm256_dpbusd_epi32(s, block_bytes(t, w), q);
-        __m256 f = _mm256_cvtepi32_ps(s);
-        if (b & 1) {
-            acc1 = _mm256_fmadd_ps(_mm256_set1_ps(d), f, acc1);
-        } else {
-            acc0 = _mm256_fmadd_ps(_mm256_set1_ps(d), f, acc0);
-        }
+    size_t b = 0;
+    for (; b + 2 <= n_blocks; b += 2, w += 2 * bytes) {
+        acc0 = qdot_block(t, off, w, x, b, acc0);
+        acc1 = qdot_block(t, off, w + bytes, x, b + 1, acc1);
+    }
+    if (b < n_blocks) {
+        acc0 = qdot_block(t, off, w, x, b, acc0);
     }
     __m256 a = _mm256_add_ps(acc0, acc1);
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+static float qdot(ew_dtype t, const uint8_t *w, const ew_xq *x, size_t n_blocks)
+{
+    return t == EW_DTYPE_Q8_0 ? qdot_row(EW_DTYPE_Q8_0, 34, 128, w, x, n_blocks)
+                              : qdot_row(EW_DTYPE_Q4_0, 18, 8, w, x, n_blocks);
 }
 
 const ew_kern ew__kern_avx512 = {
