@@ -6,6 +6,7 @@
 #include "cli/experiment.h"
 #include "cli/fleet.h"
 #include "cli/model.h"
+#include "cli/op.h"
 #include "cli/train.h"
 #include "sys/cli.h"
 #include "sys/signal.h"
@@ -17,6 +18,8 @@ static const ew_cli_command model_commands[] = {
     {"logits", "MODEL TEXT", "what the model expects next", .run = ew_cli_model_logits},
     {"tokenize", "MODEL TEXT", "the token ids of a text, or the text of ids", .run = ew_cli_model_tokenize},
     {"quantize", "MODEL OUT --type TYPE", "write a model as GGUF in another type", .run = ew_cli_model_quantize},
+    {"import", "MODEL --name NAME --operator DIR", "make variants and publish them", .run = ew_cli_model_import},
+    {"list", "--operator DIR", "what the coordinator publishes", .run = ew_cli_model_list},
 };
 
 static const char *const examples = "  edgewise model info ./TinyStories-656K\n"
@@ -35,6 +38,12 @@ int main(int argc, char **argv)
         {"fleet", NULL, "what the devices did", .sub = ew_cli_fleet_commands, .n_sub = ew_cli_n_fleet_commands},
         {"train", NULL, "pre-training of small models, tuning to a person", .sub = ew_cli_train_commands,
          .n_sub = ew_cli_n_train_commands},
+        {"token", NULL, "enrolment of devices", .sub = ew_cli_token_commands, .n_sub = ew_cli_n_token_commands},
+        {"device", NULL, "the devices of the fleet", .sub = ew_cli_device_commands, .n_sub = ew_cli_n_device_commands},
+        {"plan", NULL, "what devices are told, and why", .sub = ew_cli_plan_commands, .n_sub = ew_cli_n_plan_commands},
+        {"trial", NULL, "the queue of trials", .sub = ew_cli_trial_commands, .n_sub = ew_cli_n_trial_commands},
+        {"evidence", NULL, "finished trials that plans rest on", .sub = ew_cli_evidence_commands,
+         .n_sub = ew_cli_n_evidence_commands},
     };
     const ew_cli_program program = {.name = EW_CLI_PROG,
                                     .version = EW_VERSION,

@@ -104,7 +104,7 @@ static double similarity(const ew_planner_input *in, const ew_candidate *c, cons
         w *= 0.6;
     }
     if (with_history) {
-        w *= exp(-0.7 * fabs(log2((in->facts->n_items + 4.0) / (e->n_history + 4.0))));
+        w *= exp(-0.7 * fabs(log2((0.6 * in->facts->n_items + 4) / (e->n_history + 4.0))));
     }
     return w;
 }
@@ -182,14 +182,23 @@ double ew__seconds_factor(const ew_planner_input *in, uint32_t *ret_n)
     return exp(sum / (n + 1.0)); /* one pseudo-trial that says 1 */
 }
 
+double ew__fact(const ew_task_facts *facts, const char *name)
+{
+    for (uint32_t i = 0; i < facts->n_measures && i < EW_COUNT(facts->measures); i++) {
+        if (facts->measures[i].n > 0 && strcmp(facts->measures[i].name, name) == 0) {
+            return facts->measures[i].values[0];
+        }
+    }
+    return (double)NAN;
+}
+
 double ew__zero_shot(const ew_task_facts *facts, const ew_evidence *evidence, size_t n_evidence)
 {
     static const char *const names[] = {"zero_shot.score", "zero_shot", "base.val.score", "base.score"};
-    for (uint32_t i = 0; i < facts->n_measures; i++) {
-        for (size_t k = 0; k < EW_COUNT(names); k++) {
-            if (facts->measures[i].n > 0 && strcmp(facts->measures[i].name, names[k]) == 0) {
-                return facts->measures[i].values[0];
-            }
+    for (size_t k = 0; k < EW_COUNT(names); k++) {
+        double v = ew__fact(facts, names[k]);
+        if (isfinite(v)) {
+            return v;
         }
     }
     double sum = 0;

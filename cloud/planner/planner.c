@@ -69,7 +69,10 @@ int ew_planner_difficulty(const ew_task_facts *facts, const ew_evidence *evidenc
         if (isfinite(z) && facts->n_labels > 1) {
             return (z - chance) / (1 - chance) >= 0.5 ? 0 : 1;
         }
-        return facts->n_labels <= 5 ? 0 : 1;
+        /* Without a score the form decides: labels that hardly occur do not make it hard. */
+        double entropy = ew__fact(facts, "label.entropy");
+        double labels = isfinite(entropy) ? exp2(entropy) : facts->n_labels;
+        return labels <= 5 ? 0 : 1;
     }
     return isfinite(z) && z >= 0.3 ? 1 : 2;
 }
@@ -123,9 +126,9 @@ static void predict_seconds(const planner *p, option *o)
                        .retrieved_tok = item,
                        .candidates_tok = f->n_labels > 0 ? f->n_labels * answer : fmax(1.5 * answer, 8),
                        .seq_max_tok = EW_MIN(SEQ_MAX, o->c->config->n_ctx_train)};
-    size_t n_val = (f->n_items + 2) / 3;
+    size_t n_val = f->n_items / 5; /* the split of run/: 60 % history, 20 % val, 20 % test */
     ew_cost_work work;
-    ew_cost_work_of(o->method, &o->settings, &ci, f->n_items, n_val, n_val, &work);
+    ew_cost_work_of(o->method, &o->settings, &ci, f->n_items - 2 * n_val, n_val, n_val, &work);
     o->seconds = o->seconds_low = o->seconds_high = NAN;
     if (p->in->caps != NULL) {
         o->seconds =
