@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/str.h"
@@ -21,6 +22,47 @@ static const shape shapes[] = {
     {"tinyllama", 2048, 32, 4, 5632, 32000, 22, 2048, false},
     {"smollm135", 576, 9, 3, 1536, 49152, 30, 2048, true},
 };
+
+/* A SentencePiece vocabulary of control pieces, bytes and made-up words, so that other runners load the file too. */
+static ew_status vocab(ew_gguf_writer *w, uint32_t V, ew_error *err)
+{
+    ew_buf text = {0};
+    ew_span *piece = ew_calloc(V, sizeof(*piece));
+    float *score = ew_calloc(V, sizeof(*score));
+    int32_t *type = ew_calloc(V, sizeof(*type));
+    size_t *at = ew_calloc((size_t)V + 1, sizeof(*at));
+    ew_status st = piece == NULL || score == NULL || type == NULL || at == NULL ? EW_ENOMEM : EW_OK;
+    for (uint32_t i = 0; st == EW_OK && i < V; i++) {
+        type[i] = i == 0 ? 2 : i < 3 ? 3 : i < 259 ? 6 : 1;
+        score[i] = i < 259 ? 0.0F : -(float)i;
+        if (i < 3) {
+            ew_buf_adds(&text, i == 0 ? "<unk>" : i == 1 ? "<s>" : "</s>");
+        } else if (i < 259) {
+            ew_buf_addf(&text, "<0x%02X>", i - 3);
+        } else {
+            ew_buf_addf(&text, "\xe2\x96\x81w%u", i);
+        }
+        at[i + 1] = text.size;
+    }
+    if (st == EW_OK && (st = ew_buf_check(&text, err)) == EW_OK) {
+        for (uint32_t i = 0; i < V; i++) {
+            piece[i] = (ew_span){text.data + at[i], at[i + 1] - at[i]};
+        }
+        ew_gguf_add_str(w, "tokenizer.ggml.model", "llama");
+        ew_gguf_add_array_str(w, "tokenizer.ggml.tokens", piece, V);
+        ew_gguf_add_array(w, "tokenizer.ggml.scores", EW_GGUF_F32, score, V);
+        ew_gguf_add_array(w, "tokenizer.ggml.token_type", EW_GGUF_I32, type, V);
+        ew_gguf_add_u32(w, "tokenizer.ggml.bos_token_id", 1);
+        ew_gguf_add_u32(w, "tokenizer.ggml.eos_token_id", 2);
+        ew_gguf_add_u32(w, "tokenizer.ggml.unknown_token_id", 0);
+    }
+    ew_buf_release(&text);
+    ew_free(piece);
+    ew_free(score);
+    ew_free(type);
+    ew_free(at);
+    return st;
+}
 
 static ew_status declare(ew_gguf_writer *w, const shape *s, ew_dtype t, ew_error *err)
 {
@@ -91,7 +133,7 @@ static ew_status write_all(ew_gguf_writer *w, const shape *s, ew_dtype t, ew_err
     ew_gguf_add_u32(w, "llama.attention.head_count_kv", s->K);
     ew_gguf_add_u32(w, "llama.vocab_size", s->V);
     ew_gguf_add_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5F);
-    ew_gguf_add_str(w, "tokenizer.ggml.model", "no_vocab");
+    EW_TRY(vocab(w, s->V, err));
     EW_TRY(declare(w, s, t, err));
     EW_TRY(fill(w, t, s->V, s->C, &rng, err));
     if (!s->tied) {
