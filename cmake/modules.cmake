@@ -11,7 +11,7 @@ ew_module(common/crypt LAYER 1 DEPS base LIBS PkgConfig::crypto GNU hash.c)
 ew_module(common/text LAYER 1 DEPS base LIBS PkgConfig::jansson PkgConfig::pcre2 PkgConfig::utf8proc)
 ew_module(common/domain LAYER 1 DEPS base)
 # L2
-ew_module(common/kern LAYER 2 DEPS base sys LIBS ew_openblas m)
+ew_module(common/kern LAYER 2 DEPS base sys LIBS m)
 ew_module(common/net LAYER 2 DEPS base sys crypt LIBS PkgConfig::zmq PkgConfig::ssl PkgConfig::crypto)
 ew_module(common/db LAYER 2 DEPS base sys crypt LIBS PkgConfig::sqlite)
 ew_module(common/http LAYER 2 DEPS base sys text LIBS PkgConfig::event)
@@ -28,7 +28,7 @@ ew_module(common/rag LAYER 3 DEPS base LIBS PkgConfig::sqlite)
 # L4
 # crypt: the SHA-256 that binds adapters and plans to a model file.
 ew_module(common/model LAYER 4 DEPS base sys crypt text kern tensor format token)
-ew_module(common/session LAYER 4 DEPS base sys crypt domain net wire)
+ew_module(common/session LAYER 4 DEPS base sys crypt domain net wire LIBS PkgConfig::zmq)
 ew_module(common/task LAYER 4 DEPS base sys crypt text domain token rag)
 # L5
 ew_module(common/peft LAYER 5 DEPS base sys text crypt kern tensor format model)

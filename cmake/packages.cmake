@@ -7,9 +7,3 @@ foreach(pair IN ITEMS zmq=libzmq protobuf-c=libprotobuf-c ssl=libssl crypto=libc
     string(REGEX MATCH "^([^=]+)=(.+)$" _ "${pair}")
     pkg_check_modules(${CMAKE_MATCH_1} REQUIRED QUIET IMPORTED_TARGET GLOBAL ${CMAKE_MATCH_2})
 endforeach()
-# By path: the pthread flavour beside the serial one, whatever update-alternatives says (ADR 0004).
-find_library(EW_OPENBLAS NAMES openblas PATH_SUFFIXES openblas-pthread REQUIRED)
-find_path(EW_OPENBLAS_INCLUDE cblas.h PATH_SUFFIXES openblas-pthread REQUIRED)
-add_library(ew_openblas INTERFACE)
-target_link_libraries(ew_openblas INTERFACE ${EW_OPENBLAS})
-target_include_directories(ew_openblas SYSTEM INTERFACE ${EW_OPENBLAS_INCLUDE})
