@@ -42,18 +42,22 @@ typedef struct tuner {
     size_t n;     /* parameters */
     size_t t_max; /* rows of a pass */
     size_t longest;
+    double answer_share; /* largest of any example: bounds the answer rows of a pass */
     uint32_t steps_per_epoch, steps;
     ew_arena arena;
     float *grad, *m, *v, *best; /* [n] */
     ew_train_work work;
     ew_train_acts *acts; /* [1], or [L] with keep_activations */
     float **xs;          /* [L + 1] inputs of the layers, and the last output */
-    float *hidden, *dhidden, *rstd, *nll;
+    /* The head sees answer rows alone, gathered: a_max of them. */
+    size_t a_max, n_rows;
+    float *top, *hidden, *dhidden, *dtop, *rstd;
+    uint32_t *row;
+    int32_t *row_target;
     void *ce_scratch;
     ew_train_batch b;
     uint32_t *bound, *perm;
-    int32_t *id, *pos, *target;
-    float *weight;
+    int32_t *id, *pos;
     uint64_t perm_epoch; /* + 1 */
     run_state st;
     uint8_t fingerprint[EW_SHA256_SIZE];
@@ -128,7 +132,9 @@ static ew_status check_examples(tuner *t, const ew_tune_example *x, size_t n, co
                                x[i].id[j], t->cfg->V);
             }
         }
-        t->longest = EW_MAX(t->longest, rows_of(t, &x[i]));
+        const size_t rows = rows_of(t, &x[i]);
+        t->longest = EW_MAX(t->longest, rows);
+        t->answer_share = EW_MAX(t->answer_share, (double)EW_MIN((size_t)x[i].n_answer, rows) / (double)rows);
     }
     return EW_OK;
 }
@@ -149,16 +155,17 @@ static bool take_all(tuner *t, ew_arena *a)
     for (uint32_t i = 0; i <= t->cfg->L; i++) {
         t->xs[i] = ew_arena_take(a, T * C, sizeof(float));
     }
-    t->hidden = ew_arena_take(a, T * C, sizeof(float));
-    t->dhidden = ew_arena_take(a, T * C, sizeof(float));
-    t->rstd = ew_arena_take(a, T, sizeof(float));
-    t->nll = ew_arena_take(a, T, sizeof(float));
-    t->ce_scratch = ew_arena_take(a, ew_cross_entropy_scratch(ew_model_output(t->o.model), T), 1);
+    float **head[] = {&t->top, &t->hidden, &t->dhidden, &t->dtop};
+    for (size_t i = 0; i < EW_COUNT(head); i++) {
+        *head[i] = ew_arena_take(a, t->a_max * C, sizeof(float));
+    }
+    t->rstd = ew_arena_take(a, t->a_max, sizeof(float));
+    t->row = ew_arena_take(a, t->a_max, sizeof(uint32_t));
+    t->row_target = ew_arena_take(a, t->a_max, sizeof(int32_t));
+    t->ce_scratch = ew_arena_take(a, ew_cross_entropy_scratch(ew_model_output(t->o.model), t->a_max), 1);
     t->bound = ew_arena_take(a, T + 1, sizeof(uint32_t));
     t->id = ew_arena_take(a, T, sizeof(int32_t));
     t->pos = ew_arena_take(a, T, sizeof(int32_t));
-    t->target = ew_arena_take(a, T, sizeof(int32_t));
-    t->weight = ew_arena_take(a, T, sizeof(float));
     t->perm = ew_arena_take(a, t->o.n_train, sizeof(uint32_t));
     return ok && !a->overflow;
 }
@@ -176,11 +183,13 @@ static void plan_memory(tuner *t, size_t t_max, ew_tune_memory_plan *p)
 {
     ew_arena dry;
     t->t_max = t_max;
+    const double share = t->longest > 0 ? t->answer_share : 1;
+    t->a_max = EW_MIN(t_max, (size_t)(share * (double)t_max) + 1);
     ew_arena_init_dry(&dry);
     (void)take_all(t, &dry);
     *p = (ew_tune_memory_plan){.arena_bytes = dry.peak, .weights_bytes = ew_model_weights_bytes(t->o.model)};
     p->adapter_bytes = (uint64_t)t->n * sizeof(float) * 5;
-    const uint64_t scratch = ew_cross_entropy_scratch(ew_model_output(t->o.model), t_max) + t_max * 24;
+    const uint64_t scratch = ew_cross_entropy_scratch(ew_model_output(t->o.model), t->a_max) + t_max * 12;
     p->scratch_bytes = scratch;
     p->activ_bytes = dry.peak - scratch - (uint64_t)t->n * sizeof(float) * 4;
     p->process_bytes = PROCESS_BASE_BYTES + (uint64_t)t->cfg->V * PROCESS_VOCAB_BYTES +
@@ -268,8 +277,9 @@ ew_status ew_tune_memory(const ew_tune_opt *opt, ew_tune_memory_plan *ret_plan, 
 
 static void pack_reset(tuner *t)
 {
-    t->b = (ew_train_batch){.bound = t->bound, .id = t->id, .pos = t->pos, .target = t->target, .weight = t->weight};
+    t->b = (ew_train_batch){.bound = t->bound, .id = t->id, .pos = t->pos};
     t->bound[0] = 0;
+    t->n_rows = 0;
 }
 
 /* Adds an example to the packed rows; false when there is no room. The prompt loses its front when it is too long, but for the
@@ -287,9 +297,11 @@ static bool pack_add(tuner *t, const ew_tune_example *x)
     for (size_t i = 0; i < rows; i++) {
         const size_t at = t->b.T + i, from = i == 0 ? 0 : i + cut, to = i + cut + 1;
         t->id[at] = x->id[from];
-        t->target[at] = x->id[to];
         t->pos[at] = (int32_t)i;
-        t->weight[at] = to >= x->n_prompt ? 1.0F : 0.0F;
+        if (to >= x->n_prompt) {
+            t->row[t->n_rows] = (uint32_t)at;
+            t->row_target[t->n_rows++] = x->id[to];
+        }
     }
     t->b.T += rows;
     t->b.n_seq++;
@@ -325,14 +337,15 @@ static double forward(tuner *t, float scale)
     for (uint32_t il = 0; il < t->cfg->L; il++) {
         ew_train_layer_forward(e, m, il, lora_of(t, il), &t->b, acts_of(t, il), &t->work, t->xs[il + 1]);
     }
-    ew_rmsnorm(e, t->xs[t->cfg->L], ew_model_output_norm(m), T, C, t->cfg->norm_eps, t->hidden, t->rstd);
+    for (size_t i = 0; i < t->n_rows; i++) {
+        memcpy(t->top + i * C, t->xs[t->cfg->L] + t->row[i] * C, C * sizeof(float));
+    }
+    ew_rmsnorm(e, t->top, ew_model_output_norm(m), t->n_rows, C, t->cfg->norm_eps, t->hidden, t->rstd);
     return ew_cross_entropy(e, &(ew_cross_entropy_args){.head = ew_model_output(m),
                                                         .hidden = t->hidden,
-                                                        .targets = t->target,
-                                                        .weight = t->weight,
-                                                        .T = T,
+                                                        .targets = t->row_target,
+                                                        .T = t->n_rows,
                                                         .scale = scale,
-                                                        .nll = t->nll,
                                                         .dhidden = scale > 0 ? t->dhidden : NULL,
                                                         .scratch = t->ce_scratch});
 }
@@ -342,8 +355,12 @@ static void backward(tuner *t)
     const ew_exec *e = &t->o.exec;
     const ew_model *m = t->o.model;
     const size_t T = t->b.T, C = t->cfg->C;
+    memset(t->dtop, 0, t->n_rows * C * sizeof(float));
+    ew_rmsnorm_bwd(e, t->top, ew_model_output_norm(m), t->rstd, t->dhidden, t->n_rows, C, t->dtop, NULL);
     memset(t->work.dx, 0, T * C * sizeof(float));
-    ew_rmsnorm_bwd(e, t->xs[t->cfg->L], ew_model_output_norm(m), t->rstd, t->dhidden, T, C, t->work.dx, NULL);
+    for (size_t i = 0; i < t->n_rows; i++) {
+        memcpy(t->work.dx + t->row[i] * C, t->dtop + i * C, C * sizeof(float));
+    }
     for (uint32_t il = t->cfg->L; il-- > 0;) {
         ew_train_acts *a = acts_of(t, il);
         if (!t->o.keep_activations && il + 1 < t->cfg->L) {
