@@ -14,6 +14,7 @@
 #define EW_SPIFFE_ID_SIZE 65
 #define EW_X509_SERIAL_HEX_SIZE 43
 #define EW_CSR_MAX_BYTES 4096
+#define EW_CERT_BACKDATE_S 60 /* notBefore lies so far in the past, for clocks that are behind */
 #define EW_CERT_MAX_BYTES 8192
 
 typedef struct ew_pkey ew_pkey; /* a private key with its public half */
@@ -69,7 +70,7 @@ typedef struct ew_cert_opt {
     bool ca;                       /* CA:TRUE, keyCertSign and cRLSign */
     bool server_auth, client_auth; /* extended key usage */
     int64_t valid_s;               /* life from now; notBefore is backdate_s ago */
-    int64_t backdate_s;            /* 0 = 60 */
+    int64_t backdate_s;            /* 0 = EW_CERT_BACKDATE_S */
     const uint8_t *serial;         /* 16 bytes; NULL = random */
 } ew_cert_opt;
 

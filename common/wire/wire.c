@@ -76,20 +76,20 @@ ew_status ew__pb_pack(const ProtobufCMessage *pb, size_t max, ew_buf *out, ew_er
 
 /* ---- Envelope */
 
-static ew_status pack_into(const ew_msg *msg, ew__pool *pool, ew_buf *out, ew_error *reterr)
+static ew_status pack_into(const ew_msg *msg, const ew_wire_header *h, ew__pool *pool, ew_buf *out, ew_error *reterr)
 {
     Edgewise__V1__Envelope e;
     edgewise__v1__envelope__init(&e);
-    e.msg_id = msg->msg_id;
-    e.reply_to = msg->reply_to;
-    e.deadline_ms = msg->deadline_ms;
-    e.attempt = msg->attempt;
-    e.stream_id = msg->stream_id;
-    e.last = msg->last;
+    e.msg_id = h->msg_id;
+    e.reply_to = h->reply_to;
+    e.deadline_ms = h->deadline_ms;
+    e.attempt = h->attempt;
+    e.stream_id = h->stream_id;
+    e.last = h->last;
     uint8_t idem[EW_IDEM_BYTES];
     uint8_t trace[EW_UID_BYTES];
-    if (msg->has_idem_key) {
-        memcpy(idem, msg->idem_key, sizeof(idem));
+    if (h->has_idem_key) {
+        memcpy(idem, h->idem_key, sizeof(idem));
         e.idem_key = (ProtobufCBinaryData){sizeof(idem), idem};
     }
     if (msg->has_trace_id) {
@@ -109,14 +109,27 @@ static ew_status pack_into(const ew_msg *msg, ew__pool *pool, ew_buf *out, ew_er
     return ew__pb_pack(&e.base, EW_LIMIT_ENVELOPE_BYTES, out, reterr);
 }
 
-ew_status ew_wire_pack(const ew_msg *msg, ew_buf *out, ew_error *reterr)
+ew_status ew_wire_pack_as(const ew_msg *msg, const ew_wire_header *h, ew_buf *out, ew_error *reterr)
 {
     ew__pool pool;
     pool.head = NULL;
     pool.used = pool.cap = 0;
-    ew_status st = pack_into(msg, &pool, out, reterr);
+    ew_status st = pack_into(msg, h, &pool, out, reterr);
     ew__pool_release(&pool);
     return st;
+}
+
+ew_status ew_wire_pack(const ew_msg *msg, ew_buf *out, ew_error *reterr)
+{
+    ew_wire_header h = {.msg_id = msg->msg_id,
+                        .reply_to = msg->reply_to,
+                        .deadline_ms = msg->deadline_ms,
+                        .attempt = msg->attempt,
+                        .stream_id = msg->stream_id,
+                        .last = msg->last,
+                        .has_idem_key = msg->has_idem_key};
+    memcpy(h.idem_key, msg->idem_key, sizeof(h.idem_key));
+    return ew_wire_pack_as(msg, &h, out, reterr);
 }
 
 static ew_status read_envelope(ew__reader *r, const Edgewise__V1__Envelope *e, ew_msg *m, ew_error *reterr)

@@ -41,6 +41,9 @@ typedef struct ew_wire_header {
  * idem_key of another length than 16. */
 ew_status ew_wire_walk(ew_span envelope, ew_wire_header *ret, ew_error *reterr) EW_MUST_CHECK;
 
+/* As ew_wire_pack, with the header fields of h instead of those of msg (trace_id and payload stay those of msg). */
+ew_status ew_wire_pack_as(const ew_msg *msg, const ew_wire_header *h, ew_buf *out, ew_error *reterr) EW_MUST_CHECK;
+
 /* The opaque bodies. Verify the signature over the bytes before you unpack them. */
 ew_status ew_wire_pack_manifest(const ew_manifest *m, ew_buf *out, ew_error *reterr) EW_MUST_CHECK;
 ew_status ew_wire_unpack_manifest(ew_span bytes, ew_manifest **ret, ew_error *reterr) EW_MUST_CHECK;
