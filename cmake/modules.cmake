@@ -3,7 +3,7 @@
 add_compile_definitions(_POSIX_C_SOURCE=200809L)
 
 # L0
-ew_module(common/base LAYER 0 LIBS Threads::Threads)
+ew_module(common/base LAYER 0 LIBS Threads::Threads m)
 # L1
 ew_module(common/sys LAYER 1 DEPS base LIBS PkgConfig::cyaml PkgConfig::yaml Threads::Threads m
           GNU pool.c file.c dir.c proc.c notify.c cpu.c socket.c signal.c cli.c)
