@@ -6,20 +6,9 @@
 #include "kern/kern_int.h"
 #include "sys/pool.h"
 
-#define D_MAX 256
-#define BQ 96 /* rows of a query tile */
-#define BK 64 /* positions of a key tile, at fixed multiples of 64: a row's result does not depend on its batch */
-
-static _Thread_local struct {
-    _Alignas(64) float q[BQ * D_MAX];
-    _Alignas(64) float o[BQ * D_MAX];
-    _Alignas(64) float k[BK * D_MAX];
-    _Alignas(64) float v[BK * D_MAX];
-    _Alignas(64) float s[BQ * BK];
-    _Alignas(64) float p[BQ * BK];
-    float max[BQ], delta[BQ];
-    double sum[BQ];
-} tile;
+#define D_MAX EW_ATTN_D_MAX
+#define BQ EW_ATTN_BQ
+#define BK EW_ATTN_BK
 
 /* c[M,N] (+)= a[M,K] b, with b[K,N] given by its strides. */
 static void mul(const ew_kern *k, size_t M, size_t N, size_t K, const float *a, size_t a_row, size_t a_col,
@@ -29,36 +18,38 @@ static void mul(const ew_kern *k, size_t M, size_t N, size_t K, const float *a, 
     ew__gemm_serial(k, &g);
 }
 
-/* One key tile of the running softmax: scores in tile.s[m, n] become weights, tile.o is rescaled; row r may see the first
+/* One key tile of the running softmax: scores in s[m, n] become weights, o is rescaled; row r may see the first
  * see(r) of the n scores: from lo to hi. */
 static void softmax_step(const ew_kern *k, size_t r, size_t n, size_t lo, size_t hi, float scale, size_t D)
 {
-    float *s = tile.s + r * BK;
+    ew_tile *tile = &ew__work()->tile;
+    float *s = tile->s + r * BK;
     if (lo >= hi) {
         memset(s, 0, n * sizeof(float));
         return;
     }
     float max = k->max_row(s + lo, hi - lo) * scale; /* scale > 0 */
-    float old = tile.max[r];
+    float old = tile->max[r];
     max = max > old || max != max ? max : old;
     if (max != old) {
         float corr[1] = {old};
         (void)k->exp_row(corr, 1, 1.0f, max);
-        tile.sum[r] *= (double)corr[0];
-        k->scale(corr[0], D, tile.o + r * D);
-        tile.max[r] = max;
+        tile->sum[r] *= (double)corr[0];
+        k->scale(corr[0], D, tile->o + r * D);
+        tile->max[r] = max;
     }
     memset(s, 0, lo * sizeof(float));
-    tile.sum[r] += k->exp_row(s + lo, hi - lo, scale, max);
+    tile->sum[r] += k->exp_row(s + lo, hi - lo, scale, max);
     memset(s + hi, 0, (n - hi) * sizeof(float));
 }
 
 static void tile_reset(size_t rows, size_t D)
 {
-    memset(tile.o, 0, rows * D * sizeof(float));
+    ew_tile *tile = &ew__work()->tile;
+    memset(tile->o, 0, rows * D * sizeof(float));
     for (size_t r = 0; r < rows; r++) {
-        tile.max[r] = -INFINITY;
-        tile.sum[r] = 0.0;
+        tile->max[r] = -INFINITY;
+        tile->sum[r] = 0.0;
     }
 }
 
@@ -85,11 +76,12 @@ static const float *load_kv(const ew_kern *k, const ew_attention_args *a, const 
 
 static void attn_task(const attn_job *j, size_t head, size_t t0, size_t n_t)
 {
+    ew_tile *tile = &ew__work()->tile;
     const ew_attention_args *a = j->a;
     const size_t D = a->D, g = j->group, rows = n_t * g;
     for (size_t r = 0; r < rows; r++) {
         const float *q = a->q + ((t0 + r / g) * a->H + head * g + r % g) * D;
-        memcpy(tile.q + r * D, q, D * sizeof(float));
+        memcpy(tile->q + r * D, q, D * sizeof(float));
     }
     tile_reset(rows, D);
     size_t end = a->pos0 + t0 + n_t;
@@ -97,8 +89,8 @@ static void attn_task(const attn_job *j, size_t head, size_t t0, size_t n_t)
     size_t start = a->window != 0 && first + 1 > a->window ? first + 1 - a->window : 0;
     for (size_t p = start / BK * BK; p < end; p += BK) {
         size_t n = EW_MIN((size_t)BK, end - p);
-        const float *kk = load_kv(j->k, a, a->k, p, n, head, tile.k);
-        mul(j->k, rows, n, D, tile.q, D, 1, kk, 1, D, tile.s, BK, false);
+        const float *kk = load_kv(j->k, a, a->k, p, n, head, tile->k);
+        mul(j->k, rows, n, D, tile->q, D, 1, kk, 1, D, tile->s, BK, false);
         for (size_t r = 0; r < rows; r++) {
             size_t pos = first + r / g;
             size_t from = a->window != 0 && pos + 1 > a->window ? pos + 1 - a->window : 0;
@@ -106,13 +98,13 @@ static void attn_task(const attn_job *j, size_t head, size_t t0, size_t n_t)
             size_t hi = pos + 1 > p ? EW_MIN(n, pos + 1 - p) : 0;
             softmax_step(j->k, r, n, lo, hi, a->scale, D);
         }
-        const float *vv = load_kv(j->k, a, a->v, p, n, head, tile.v);
-        mul(j->k, rows, D, n, tile.s, BK, 1, vv, D, 1, tile.o, D, true);
+        const float *vv = load_kv(j->k, a, a->v, p, n, head, tile->v);
+        mul(j->k, rows, D, n, tile->s, BK, 1, vv, D, 1, tile->o, D, true);
     }
     for (size_t r = 0; r < rows; r++) {
         float *out = a->out + ((t0 + r / g) * a->H + head * g + r % g) * D;
-        memcpy(out, tile.o + r * D, D * sizeof(float));
-        j->k->scale((float)(1.0 / tile.sum[r]), D, out);
+        memcpy(out, tile->o + r * D, D * sizeof(float));
+        j->k->scale((float)(1.0 / tile->sum[r]), D, out);
     }
 }
 
@@ -150,6 +142,7 @@ typedef struct train_job {
 /* Query rows [q0, q0 + m) of head h of the sequence whose rows are [base, base + len). */
 static void train_tile(const train_job *j, size_t base, size_t h, size_t q0, size_t m)
 {
+    ew_tile *tile = &ew__work()->tile;
     const ew_attention_train_args *a = j->a;
     const size_t D = a->D, HD = a->H * D, KD = a->K * D, kv = h / j->group;
     const float *q = a->q + (base + q0) * HD + h * D;
@@ -157,18 +150,18 @@ static void train_tile(const train_job *j, size_t base, size_t h, size_t q0, siz
     for (size_t p = 0; p < q0 + m; p += BK) {
         size_t n = EW_MIN((size_t)BK, q0 + m - p);
         const float *kk = a->k + (base + p) * KD + kv * D, *vv = a->v + (base + p) * KD + kv * D;
-        mul(j->k, m, n, D, q, HD, 1, kk, 1, KD, tile.s, BK, false);
+        mul(j->k, m, n, D, q, HD, 1, kk, 1, KD, tile->s, BK, false);
         for (size_t r = 0; r < m; r++) {
             size_t hi = q0 + r + 1 > p ? EW_MIN(n, q0 + r + 1 - p) : 0;
             softmax_step(j->k, r, n, 0, hi, a->scale, D);
         }
-        mul(j->k, m, D, n, tile.s, BK, 1, vv, KD, 1, tile.o, D, true);
+        mul(j->k, m, D, n, tile->s, BK, 1, vv, KD, 1, tile->o, D, true);
     }
     for (size_t r = 0; r < m; r++) {
         float *out = a->out + (base + q0 + r) * HD + h * D;
-        memcpy(out, tile.o + r * D, D * sizeof(float));
-        j->k->scale((float)(1.0 / tile.sum[r]), D, out);
-        a->lse[(base + q0 + r) * a->H + h] = (float)((double)tile.max[r] + log(tile.sum[r]));
+        memcpy(out, tile->o + r * D, D * sizeof(float));
+        j->k->scale((float)(1.0 / tile->sum[r]), D, out);
+        a->lse[(base + q0 + r) * a->H + h] = (float)((double)tile->max[r] + log(tile->sum[r]));
     }
 }
 
@@ -192,20 +185,21 @@ void ew_attention_train(const ew_exec *e, const ew_attention_train_args *a)
     ew_par_for(e->pool, a->n_seq * a->H, 1, train_tasks, &j);
 }
 
-/* tile.p = softmax from lse, tile.s = its gradient, for m query rows and n key rows. */
+/* p = softmax from lse, s = its gradient, for m query rows and n key rows. */
 static void bwd_scores(const train_job *j, size_t base, size_t h, size_t q0, size_t m, size_t p, size_t n)
 {
+    ew_tile *tile = &ew__work()->tile;
     const ew_attention_train_args *a = j->a;
     const size_t D = a->D, HD = a->H * D, KD = a->K * D, kv = h / j->group;
     const float *kk = a->k + (base + p) * KD + kv * D, *vv = a->v + (base + p) * KD + kv * D;
     const size_t at = (base + q0) * HD + h * D;
-    mul(j->k, m, n, D, a->q + at, HD, 1, kk, 1, KD, tile.p, BK, false);
-    mul(j->k, m, n, D, a->dout + at, HD, 1, vv, 1, KD, tile.s, BK, false);
+    mul(j->k, m, n, D, a->q + at, HD, 1, kk, 1, KD, tile->p, BK, false);
+    mul(j->k, m, n, D, a->dout + at, HD, 1, vv, 1, KD, tile->s, BK, false);
     for (size_t r = 0; r < m; r++) {
-        float *pr = tile.p + r * BK, *sr = tile.s + r * BK;
+        float *pr = tile->p + r * BK, *sr = tile->s + r * BK;
         size_t hi = q0 + r + 1 > p ? EW_MIN(n, q0 + r + 1 - p) : 0;
         (void)j->k->exp_row(pr, hi, a->scale, a->lse[(base + q0 + r) * a->H + h]);
-        j->k->softmax_bwd_row(pr, sr, hi, tile.delta[r], a->scale);
+        j->k->softmax_bwd_row(pr, sr, hi, tile->delta[r], a->scale);
         memset(pr + hi, 0, (n - hi) * sizeof(float));
         memset(sr + hi, 0, (n - hi) * sizeof(float));
     }
@@ -213,21 +207,22 @@ static void bwd_scores(const train_job *j, size_t base, size_t h, size_t q0, siz
 
 static void bwd_head(const train_job *j, size_t base, size_t len, size_t h)
 {
+    ew_tile *tile = &ew__work()->tile;
     const ew_attention_train_args *a = j->a;
     const size_t D = a->D, HD = a->H * D, KD = a->K * D, kv = h / j->group;
     for (size_t q0 = 0; q0 < len; q0 += BQ) {
         size_t m = EW_MIN((size_t)BQ, len - q0);
         const size_t at = (base + q0) * HD + h * D;
         for (size_t r = 0; r < m; r++) {
-            tile.delta[r] = j->k->dot_f32(a->dout + at + r * HD, a->out + at + r * HD, D);
+            tile->delta[r] = j->k->dot_f32(a->dout + at + r * HD, a->out + at + r * HD, D);
         }
         for (size_t p = 0; p < q0 + m; p += BK) {
             size_t n = EW_MIN((size_t)BK, q0 + m - p);
             const size_t kv_at = (base + p) * KD + kv * D;
             bwd_scores(j, base, h, q0, m, p, n);
-            mul(j->k, n, D, m, tile.p, 1, BK, a->dout + at, HD, 1, a->dv + kv_at, KD, true);
-            mul(j->k, n, D, m, tile.s, 1, BK, a->q + at, HD, 1, a->dk + kv_at, KD, true);
-            mul(j->k, m, D, n, tile.s, BK, 1, a->k + kv_at, KD, 1, a->dq + at, HD, p != 0);
+            mul(j->k, n, D, m, tile->p, 1, BK, a->dout + at, HD, 1, a->dv + kv_at, KD, true);
+            mul(j->k, n, D, m, tile->s, 1, BK, a->q + at, HD, 1, a->dk + kv_at, KD, true);
+            mul(j->k, m, D, n, tile->s, BK, 1, a->k + kv_at, KD, 1, a->dq + at, HD, p != 0);
         }
     }
 }

@@ -13,11 +13,6 @@
 #define NC EW_GEMM_NC
 #define KC EW_GEMM_KC
 
-static _Thread_local _Alignas(64) float pack_a[MC * KC];
-static _Thread_local _Alignas(64) float pack_b[KC * NC];
-static _Thread_local _Alignas(64) float unpacked[KC * NC];
-static _Thread_local _Alignas(64) double acc_ref[MC * NC];
-
 typedef struct gemm_job {
     const ew_kern *k;
     ew_gemm_args g;
@@ -53,56 +48,60 @@ static void choose_tasks(gemm_job *job)
 /* One panel of `cols` columns of B from a weight whose rows run along K. */
 static void pack_wt(const gemm_job *job, size_t k0, size_t kc, size_t j0, size_t cols, size_t width, float *dst)
 {
+    ew_work *work = ew__work();
     const ew_mat *w = job->w;
     const ew_dtype_info *info = ew_dtype_get(w->dtype);
     size_t skip = k0 / info->block_elems * info->block_bytes;
     for (size_t r = 0; r < cols; r++) {
         const uint8_t *row = (const uint8_t *)w->data + (j0 + r) * w->row_bytes + skip;
-        job->k->dequant_row(w->dtype, row, unpacked + r * kc, kc);
+        job->k->dequant_row(w->dtype, row, work->unpacked + r * kc, kc);
     }
-    job->k->gemm_pack(unpacked, kc, 1, cols, kc, width, dst);
+    job->k->gemm_pack(work->unpacked, kc, 1, cols, kc, width, dst);
 }
 
 static void unpack_w(const gemm_job *job, size_t k0, size_t kc, size_t j0, size_t nb)
 {
+    ew_work *work = ew__work();
     const ew_mat *w = job->w;
     const ew_dtype_info *info = ew_dtype_get(w->dtype);
     size_t skip = j0 / info->block_elems * info->block_bytes;
     for (size_t i = 0; i < kc; i++) {
         const uint8_t *row = (const uint8_t *)w->data + (k0 + i) * w->row_bytes + skip;
-        job->k->dequant_row(w->dtype, row, unpacked + i * NC, nb);
+        job->k->dequant_row(w->dtype, row, work->unpacked + i * NC, nb);
     }
 }
 
 static void pack_b_block(const gemm_job *job, size_t k0, size_t kc, size_t j0, size_t nb, size_t width)
 {
+    ew_work *work = ew__work();
     const ew_gemm_args *g = &job->g;
     if (job->w != NULL && !job->w_rows_are_n) {
         unpack_w(job, k0, kc, j0, nb);
     }
     for (size_t p = 0; p < nb; p += width) {
         size_t cols = EW_MIN(width, nb - p);
-        float *dst = pack_b + p * kc;
+        float *dst = work->pack_b + p * kc;
         if (job->w == NULL) {
             const float *src = g->b + k0 * g->b_row + (j0 + p) * g->b_col;
             job->k->gemm_pack(src, g->b_col, g->b_row, cols, kc, width, dst);
         } else if (job->w_rows_are_n) {
             pack_wt(job, k0, kc, j0 + p, cols, width, dst);
         } else {
-            job->k->gemm_pack(unpacked + p, 1, NC, cols, kc, width, dst);
+            job->k->gemm_pack(work->unpacked + p, 1, NC, cols, kc, width, dst);
         }
     }
 }
 
 static void pack_a_block(const gemm_job *job, size_t i0, size_t mb, size_t k0, size_t kc, size_t width)
 {
+    ew_work *work = ew__work();
     const ew_gemm_args *g = &job->g;
     for (size_t p = 0; p < mb; p += width) {
         const float *src = g->a + (i0 + p) * g->a_row + k0 * g->a_col;
-        job->k->gemm_pack(src, g->a_row, g->a_col, EW_MIN(width, mb - p), kc, width, pack_a + p * kc);
+        job->k->gemm_pack(src, g->a_row, g->a_col, EW_MIN(width, mb - p), kc, width, work->pack_a + p * kc);
     }
     if (job->g.alpha != 1.0f && job->k->gemm_micro != NULL) {
-        job->k->scale(job->g.alpha, (mb + width - 1) / width * width * kc, pack_a);
+        job->k->scale(job->g.alpha, (mb + width - 1) / width * width * kc, work->pack_a);
     }
 }
 
@@ -120,13 +119,14 @@ typedef struct a_block {
 
 static a_block pick_a(const gemm_job *job, size_t i0, size_t mb, size_t k0, size_t kc)
 {
+    ew_work *work = ew__work();
     const ew_gemm_args *g = &job->g;
     size_t mr = job->k->mr;
     if (a_in_place(g)) {
         return (a_block){g->a + i0 * g->a_row + k0 * g->a_col, g->a_row, g->a_col, mr * g->a_row};
     }
     pack_a_block(job, i0, mb, k0, kc, mr);
-    return (a_block){pack_a, 1, mr, mr * kc};
+    return (a_block){work->pack_a, 1, mr, mr * kc};
 }
 
 static void multiply_edge(const ew_kern *k, size_t m, size_t n, size_t kc, const float *a, const a_block *ab,
@@ -145,6 +145,7 @@ static void multiply_edge(const ew_kern *k, size_t m, size_t n, size_t kc, const
 static void multiply_block(const gemm_job *job, const a_block *ab, size_t i0, size_t mb, size_t kc, size_t j0,
                            size_t nb, bool add)
 {
+    ew_work *work = ew__work();
     const ew_gemm_args *g = &job->g;
     const ew_kern *k = job->k;
     for (size_t q = 0; q < nb; q += k->nr) {
@@ -154,9 +155,9 @@ static void multiply_block(const gemm_job *job, const a_block *ab, size_t i0, si
             const float *a = ab->data + p / k->mr * ab->panel;
             float *c = g->c + (i0 + p) * g->c_row + j0 + q;
             if (n == k->nr) {
-                k->gemm_micro(m, kc, a, ab->row, ab->col, pack_b + q * kc, c, g->c_row, add);
+                k->gemm_micro(m, kc, a, ab->row, ab->col, work->pack_b + q * kc, c, g->c_row, add);
             } else {
-                multiply_edge(k, m, n, kc, a, ab, pack_b + q * kc, c, g->c_row, add);
+                multiply_edge(k, m, n, kc, a, ab, work->pack_b + q * kc, c, g->c_row, add);
             }
         }
     }
@@ -185,22 +186,23 @@ static void task_fast(const gemm_job *job, size_t i0, size_t m, size_t j0, size_
     }
 }
 
-/* Panels here are the whole block: pack_a[k][mb], pack_b[k][n]. */
+/* Panels here are the whole block: work->pack_a[k][mb], work->pack_b[k][n]. */
 static void task_ref(const gemm_job *job, size_t i0, size_t m, size_t j0, size_t n)
 {
+    ew_work *work = ew__work();
     const ew_gemm_args *g = &job->g;
     for (size_t i = 0; i < m; i += MC) {
         size_t mb = EW_MIN((size_t)MC, m - i);
-        memset(acc_ref, 0, sizeof(acc_ref));
+        memset(work->acc_ref, 0, sizeof(work->acc_ref));
         for (size_t k0 = 0; k0 < g->K; k0 += KC) {
             size_t kc = EW_MIN((size_t)KC, g->K - k0);
             pack_b_block(job, k0, kc, j0, n, n);
             pack_a_block(job, i0 + i, mb, k0, kc, mb);
             for (size_t kk = 0; kk < kc; kk++) {
                 for (size_t r = 0; r < mb; r++) {
-                    double a = (double)pack_a[kk * mb + r];
+                    double a = (double)work->pack_a[kk * mb + r];
                     for (size_t j = 0; j < n; j++) {
-                        acc_ref[r * NC + j] += a * (double)pack_b[kk * n + j];
+                        work->acc_ref[r * NC + j] += a * (double)work->pack_b[kk * n + j];
                     }
                 }
             }
@@ -208,7 +210,7 @@ static void task_ref(const gemm_job *job, size_t i0, size_t m, size_t j0, size_t
         for (size_t r = 0; r < mb; r++) {
             float *c = g->c + (i0 + i + r) * g->c_row + j0;
             for (size_t j = 0; j < n; j++) {
-                double v = (double)g->alpha * acc_ref[r * NC + j];
+                double v = (double)g->alpha * work->acc_ref[r * NC + j];
                 c[j] = (float)(g->accumulate ? (double)c[j] + v : v);
             }
         }

@@ -110,9 +110,6 @@ typedef struct q_job {
     size_t rows_per_task;
 } q_job;
 
-static _Thread_local _Alignas(64) uint8_t panel_w[EW_QMUL_KB * 32 * EW_QMUL_ROWS_MAX];
-static _Thread_local _Alignas(64) float panel_d[EW_QMUL_KB * EW_QMUL_ROWS_MAX];
-
 static void quant_rows(size_t begin, size_t end, unsigned thread, void *ctx)
 {
     q_job *j = ctx;
@@ -127,14 +124,15 @@ static void quant_rows(size_t begin, size_t end, unsigned thread, void *ctx)
 static void panel_task(const q_job *j, const ew_mat *w, float *y, size_t f0, size_t f1)
 {
     const ew_kern *k = j->k;
+    ew_work *work = ew__work();
     size_t nb = w->cols / 32;
     for (size_t f = f0; f < f1; f += k->qrows) {
         size_t rows = EW_MIN(k->qrows, f1 - f);
         const uint8_t *src = (const uint8_t *)w->data + f * w->row_bytes;
         for (size_t kb = 0; kb < nb; kb += EW_QMUL_KB) {
             size_t n = EW_MIN((size_t)EW_QMUL_KB, nb - kb);
-            k->qpack(w->dtype, src, w->row_bytes, rows, kb, n, panel_w, panel_d);
-            k->qmul(w->dtype, panel_w, panel_d, &j->xq, kb, n, j->T, kb == 0, y + f, w->rows, rows);
+            k->qpack(w->dtype, src, w->row_bytes, rows, kb, n, work->panel_w, work->panel_d);
+            k->qmul(w->dtype, work->panel_w, work->panel_d, &j->xq, kb, n, j->T, kb == 0, y + f, w->rows, rows);
         }
     }
 }

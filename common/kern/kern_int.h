@@ -36,6 +36,35 @@ typedef struct ew_xq {
 #define EW_QMUL_KB 128
 #define EW_QMUL_ROWS_MAX 16
 
+/* Attention: rows of a query tile, positions of a key tile (at fixed multiples: a row's result does not depend on its batch). */
+#define EW_ATTN_BQ 96
+#define EW_ATTN_BK 64
+#define EW_ATTN_D_MAX 256
+
+typedef struct ew_tile {
+    _Alignas(64) float q[EW_ATTN_BQ * EW_ATTN_D_MAX];
+    _Alignas(64) float o[EW_ATTN_BQ * EW_ATTN_D_MAX];
+    _Alignas(64) float k[EW_ATTN_BK * EW_ATTN_D_MAX];
+    _Alignas(64) float v[EW_ATTN_BK * EW_ATTN_D_MAX];
+    _Alignas(64) float s[EW_ATTN_BQ * EW_ATTN_BK];
+    _Alignas(64) float p[EW_ATTN_BQ * EW_ATTN_BK];
+    float max[EW_ATTN_BQ], delta[EW_ATTN_BQ];
+    double sum[EW_ATTN_BQ];
+} ew_tile;
+
+/* Working memory of a thread. Every member is aligned to 64. */
+typedef struct ew_work {
+    _Alignas(64) float pack_a[EW_GEMM_MC * EW_GEMM_KC];
+    _Alignas(64) float pack_b[EW_GEMM_KC * EW_GEMM_NC];
+    _Alignas(64) float unpacked[EW_GEMM_KC * EW_GEMM_NC];
+    _Alignas(64) double acc_ref[EW_GEMM_MC * EW_GEMM_NC];
+    _Alignas(64) uint8_t panel_w[EW_QMUL_KB * 32 * EW_QMUL_ROWS_MAX];
+    _Alignas(64) float panel_d[EW_QMUL_KB * EW_QMUL_ROWS_MAX];
+    ew_tile tile;
+} ew_work;
+/* This thread's; never NULL. */
+ew_work *ew__work(void);
+
 struct ew_kern {
     const char *name;
     /* ---- f32 product; NULL micro: the plain loops of ref ---- */
