@@ -78,9 +78,11 @@ static int run(const char *program, const char *const *args)
 static void end(pid_t *pid, int sig)
 {
     if (*pid > 0) {
+        int status = 0;
         (void)kill(*pid, sig);
-        assert_int_equal(waitpid(*pid, NULL, 0), *pid);
+        assert_int_equal(waitpid(*pid, &status, 0), *pid);
         *pid = 0;
+        assert_true(sig == SIGKILL || (WIFEXITED(status) && WEXITSTATUS(status) == 0));
     }
 }
 
