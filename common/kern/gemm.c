@@ -22,27 +22,27 @@ typedef struct gemm_job {
     size_t n_tasks_n;  /* tasks along N */
 } gemm_job;
 
+static bool halve(size_t *step, size_t n, size_t min)
+{
+    if (*step <= min || n <= *step / 2) {
+        return false;
+    }
+    *step /= 2;
+    return true;
+}
+
+/* Large tasks, but eight of them where the product is big enough. */
 static void choose_tasks(gemm_job *job)
 {
+    const ew_gemm_args *g = &job->g;
     job->ms = 4 * MC;
     job->ns = NC;
-    for (;;) {
-        size_t tm = (job->g.M + job->ms - 1) / job->ms;
-        size_t tn = (job->g.N + job->ns - 1) / job->ns;
-        job->n_tasks_n = tn;
-        if (tm * tn >= 8) {
+    do {
+        job->n_tasks_n = (g->N + job->ns - 1) / job->ns;
+        if ((g->M + job->ms - 1) / job->ms * job->n_tasks_n >= 8) {
             return;
         }
-        if (job->ms > MC && job->g.M > job->ms / 2) {
-            job->ms /= 2;
-        } else if (job->ns > 64 && job->g.N > job->ns / 2) {
-            job->ns /= 2;
-        } else if (job->ms > MC / 2 && job->g.M > job->ms / 2) {
-            job->ms /= 2;
-        } else {
-            return;
-        }
-    }
+    } while (halve(&job->ms, g->M, MC) || halve(&job->ns, g->N, 64) || halve(&job->ms, g->M, MC / 2));
 }
 
 /* One panel of `cols` columns of B from a weight whose rows run along K. */
