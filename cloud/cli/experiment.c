@@ -13,6 +13,7 @@
 #include "base/str.h"
 #include "cli/app.h"
 #include "cli/data.h"
+#include "cli/op.h"
 #include "crypt/hash.h"
 #include "experiment/report.h"
 #include "experiment/spec.h"
@@ -28,8 +29,9 @@
 #define DIGEST_HEX 16
 
 typedef struct experiment_args {
-    char *file, *operator_dir, *endpoint, *out, *data, *id;
-    bool json, detach;
+    ew_cli_op op; /* the coordinator */
+    char *file, *out, *data, *id;
+    bool detach;
 } experiment_args;
 
 /* ---- the items that trials run on ---- */
@@ -487,7 +489,7 @@ static ew_status load_all(const experiment_args *o, ew_experiment **e, datasets 
     EW_AUTO_JSON devices = NULL;
     EW_TRY(ew_experiment_load(o->file, e, reterr));
     EW_TRY(load_datasets(*e, o->data, all, reterr));
-    EW_TRY(ew_opclient_open(o->operator_dir, o->endpoint, c, reterr));
+    EW_TRY(ew_cli_op_open(&o->op, c, reterr));
     EW_TRY(device_ids(*e, *c, &devices, reterr));
     return trials_json(*e, devices, all, trials, reterr);
 }
@@ -536,9 +538,9 @@ static ew_status validate(const experiment_args *o, ew_error *reterr)
         users++;
         items += all.item[i].items.n;
     }
-    if (st == EW_OK && o->operator_dir != NULL) {
+    if (st == EW_OK && (o->op.bundle != NULL || getenv("EDGEWISE_OPERATOR") != NULL)) {
         EW_AUTO_JSON devices = NULL;
-        st = ew_opclient_open(o->operator_dir, o->endpoint, &c, reterr);
+        st = ew_cli_op_open(&o->op, &c, reterr);
         if (st == EW_OK) {
             st = device_ids(e, c, &devices, reterr);
         }
@@ -566,10 +568,10 @@ static ew_status status(const experiment_args *o, ew_error *reterr)
     json_t *e;
     size_t i;
     EW_AUTO_JSON in = o->id != NULL ? json_pack("{s:s}", "id", o->id) : json_object();
-    EW_TRY(ew_opclient_open(o->operator_dir, o->endpoint, &c, reterr));
+    EW_TRY(ew_cli_op_open(&o->op, &c, reterr));
     EW_TRY(ew_opclient_call(c, "experiment.status", in, &out, reterr));
     EW_TRY(ew_json_get_arr(out, "experiment.status", "experiments", &list, reterr));
-    if (o->json) {
+    if (o->op.json) {
         EW_TRY(ew_json_dump(list, EW_JSON_PRETTY, &text, reterr));
         (void)fputs(ew_buf_str(&text), stdout);
         return EW_OK;
@@ -601,7 +603,7 @@ static ew_status report(const experiment_args *o, ew_error *reterr)
 {
     EW_AUTO(ew_opclient) c = NULL;
     counts n = {0};
-    EW_TRY(ew_opclient_open(o->operator_dir, o->endpoint, &c, reterr));
+    EW_TRY(ew_cli_op_open(&o->op, &c, reterr));
     EW_TRY(read_counts(c, o->id, &n, reterr));
     return write_report(c, o->id, n.name, o->out, reterr);
 }
@@ -611,7 +613,7 @@ static ew_status export(const experiment_args *o, ew_error *reterr)
     EW_AUTO(ew_opclient) c = NULL;
     EW_AUTO_JSON rows = NULL;
     EW_AUTO_BUF text = {0};
-    EW_TRY(ew_opclient_open(o->operator_dir, o->endpoint, &c, reterr));
+    EW_TRY(ew_cli_op_open(&o->op, &c, reterr));
     EW_TRY(read_rows(c, o->id, &rows, reterr));
     EW_TRY(ew_json_dump(rows, EW_JSON_PRETTY, &text, reterr));
     (void)fputs(ew_buf_str(&text), stdout);
@@ -621,7 +623,7 @@ static ew_status export(const experiment_args *o, ew_error *reterr)
 typedef struct command {
     const char *name, *doc, *examples;
     ew_status (*run)(const experiment_args *o, ew_error *reterr);
-    bool file, id, id_optional, out, data, operator_optional;
+    bool file, id, id_optional, out, data;
 } command;
 
 static int run_command(const command *k, int argc, char **argv)
@@ -630,21 +632,10 @@ static int run_command(const command *k, int argc, char **argv)
     experiment_args o = {.out = (char[]){"edgewise-report"}};
     ew_cli_opt opts[8];
     ew_cli_pos pos[1];
-    size_t n_opts = 0;
     size_t n_pos = 0;
-    opts[n_opts++] =
-        (ew_cli_opt){.name = "operator",
-                     .letter = 'O',
-                     .arg = "DIR",
-                     .type = EW_CLI_STRING,
-                     .out = &o.operator_dir,
-                     .help = "the operator's bundle: certificate, key and endpoint (default: $EDGEWISE_OPERATOR)"};
-    opts[n_opts++] = (ew_cli_opt){.name = "endpoint",
-                                  .arg = "HOST:PORT",
-                                  .type = EW_CLI_STRING,
-                                  .out = &o.endpoint,
-                                  .help = "the coordinator (default: what the bundle says)"};
-    opts[n_opts++] = (ew_cli_opt){.name = "json", .type = EW_CLI_FLAG, .out = &o.json, .help = "print JSON"};
+    const ew_cli_opt shared[] = {EW_CLI_OP_OPTS(o.op)};
+    size_t n_opts = EW_COUNT(shared);
+    memcpy(opts, shared, sizeof(shared));
     if (k->out) {
         opts[n_opts++] = (ew_cli_opt){.name = "out",
                                       .letter = 'o',
@@ -682,14 +673,7 @@ static int run_command(const command *k, int argc, char **argv)
     if (code != EW_CLI_GO) {
         return code;
     }
-    if (o.operator_dir == NULL) {
-        o.operator_dir = getenv("EDGEWISE_OPERATOR");
-    }
-    ew_status st = o.operator_dir != NULL || k->operator_optional
-                       ? k->run(&o, &err)
-                       : ew_fail(&err, EW_EINVAL,
-                                 "which coordinator? Give --operator DIR (made by `edgewise-coordinator init`) or set "
-                                 "EDGEWISE_OPERATOR");
+    ew_status st = k->run(&o, &err);
     return st == EW_OK ? 0 : ew_cli_fail(EW_CLI_PROG, st, &err);
 }
 
@@ -702,8 +686,7 @@ static int cmd_validate(int argc, char **argv, void *ctx)
                               .examples = "  edgewise experiment validate demo.yaml\n",
                               .run = validate,
                               .file = true,
-                              .data = true,
-                              .operator_optional = true};
+                              .data = true};
     return run_command(&k, argc, argv);
 }
 

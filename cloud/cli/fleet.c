@@ -3,20 +3,19 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "base/str.h"
 #include "cli/app.h"
-#include "opclient/opclient.h"
+#include "cli/op.h"
 #include "record/record.h"
 #include "sys/term.h"
 #include "text/json.h"
 
 typedef struct fleet_args {
-    char *operator_dir, *endpoint;
-    bool json, all;
+    ew_cli_op op; /* the coordinator */
+    bool all;
 } fleet_args;
 
 static ew_status read_evidence(ew_opclient *c, json_t **ret_list, ew_error *reterr)
@@ -122,9 +121,9 @@ static ew_status show(const fleet_args *o, ew_error *reterr)
     EW_AUTO_JSON evidence = NULL;
     EW_AUTO(ew_table) t = NULL;
     EW_AUTO_BUF text = {0};
-    EW_TRY(ew_opclient_open(o->operator_dir, o->endpoint, &c, reterr));
+    EW_TRY(ew_cli_op_open(&o->op, &c, reterr));
     EW_TRY(read_evidence(c, &evidence, reterr));
-    if (o->json) {
+    if (o->op.json) {
         EW_TRY(ew_json_dump(evidence, EW_JSON_PRETTY, &text, reterr));
         (void)fputs(ew_buf_str(&text), stdout);
         return EW_OK;
@@ -144,21 +143,10 @@ static int cmd_show(int argc, char **argv, void *ctx)
 {
     (void)ctx;
     ew_error err = EW_ERROR_INIT;
-    fleet_args o = {.operator_dir = getenv("EDGEWISE_OPERATOR")};
+    fleet_args o = {0};
     const ew_cli_opt opts[] = {
-        {.name = "operator",
-         .letter = 'O',
-         .arg = "DIR",
-         .type = EW_CLI_STRING,
-         .out = &o.operator_dir,
-         .help = "the operator's bundle: certificate, key and endpoint (default: $EDGEWISE_OPERATOR)"},
-        {.name = "endpoint",
-         .arg = "HOST:PORT",
-         .type = EW_CLI_STRING,
-         .out = &o.endpoint,
-         .help = "the coordinator (default: what the bundle says)"},
+        EW_CLI_OP_OPTS(o.op),
         {.name = "all", .letter = 'a', .type = EW_CLI_FLAG, .out = &o.all, .help = "trials of experiments too"},
-        {.name = "json", .type = EW_CLI_FLAG, .out = &o.json, .help = "print JSON"},
     };
     int code =
         ew_cli_parse(&(ew_cli_spec){.command = "fleet show",
@@ -172,10 +160,7 @@ static int cmd_show(int argc, char **argv, void *ctx)
     if (code != EW_CLI_GO) {
         return code;
     }
-    ew_status st = o.operator_dir != NULL ? show(&o, &err)
-                                          : ew_fail(&err, EW_EINVAL,
-                                                    "which coordinator? Give --operator DIR (made by "
-                                                    "`edgewise-coordinator init`) or set EDGEWISE_OPERATOR");
+    ew_status st = show(&o, &err);
     return st == EW_OK ? 0 : ew_cli_fail(EW_CLI_PROG, st, &err);
 }
 

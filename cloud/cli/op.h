@@ -28,8 +28,9 @@ typedef struct ew_cli_op {
     bool json;
 } ew_cli_op;
 #define EW_CLI_OP_OPTS(o)                                                                                              \
-    {"operator",    'O',         "DIR",                                                                                \
-     EW_CLI_STRING, &(o).bundle, .help = "the operator's bundle (DIR/operator of the coordinator)"},                   \
+    {"operator",  'O',                                                                                                 \
+     "DIR",       EW_CLI_STRING,                                                                                       \
+     &(o).bundle, .help = "the operator's bundle, DIR/operator of the coordinator (default: $EDGEWISE_OPERATOR)"},     \
         {"endpoint",    0,                                                                                             \
          "HOST:PORT",   EW_CLI_STRING,                                                                                 \
          &(o).endpoint, .help = "where the coordinator listens (default: as the bundle says)"},                        \

@@ -1,6 +1,7 @@
 /* Tokens, devices, trials and evidence. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -16,11 +17,13 @@
 
 ew_status ew_cli_op_open(const ew_cli_op *o, ew_opclient **ret_client, ew_error *reterr)
 {
-    if (o->bundle == NULL) {
+    const char *bundle = o->bundle != NULL ? o->bundle : getenv("EDGEWISE_OPERATOR");
+    if (bundle == NULL) {
         return ew_fail(reterr, EW_EINVAL,
-                       "--operator DIR is needed: the bundle that `edgewise-coordinator init` made (DIR/operator)");
+                       "which coordinator? Give --operator DIR (made by `edgewise-coordinator init`: DIR/operator) or "
+                       "set EDGEWISE_OPERATOR");
     }
-    return ew_opclient_open(o->bundle, o->endpoint, ret_client, reterr);
+    return ew_opclient_open(bundle, o->endpoint, ret_client, reterr);
 }
 
 ew_status ew_cli_op_call(const ew_cli_op *o, const char *verb, const json_t *in, json_t **ret_out, ew_error *reterr)

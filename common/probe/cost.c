@@ -5,13 +5,15 @@
 #include <string.h>
 
 #include "model/weights.h"
+#include "sys/file.h"
+#include "sys/pool.h"
 
 #define DEFAULT_EPOCHS 3.0
-#define DEFAULT_RAG_K 2.0
+#define BATCH 8.0 /* examples of a step, as train/tune.h takes it */
 /* Training passes over val: before the first step and once per epoch (train/tune.h). */
 #define VAL_PASSES(epochs) (1.0 + (epochs))
 
-double ew_cost_flop_layers(const ew_model_config *cfg)
+double ew_cost_flop_layers(const ew_model_config *cfg, double ctx)
 {
     double sum = 0;
     for (int l = 0; l < EW_LINEAR_COUNT; l++) {
@@ -20,7 +22,7 @@ double ew_cost_flop_layers(const ew_model_config *cfg)
         ew_linear_shape(cfg, (ew_linear)l, &rows, &cols);
         sum += (double)rows * cols;
     }
-    return 2 * sum * cfg->L;
+    return (2 * sum + 4.0 * cfg->H * cfg->D * ctx) * cfg->L;
 }
 
 double ew_cost_flop_head(const ew_model_config *cfg)
@@ -28,26 +30,34 @@ double ew_cost_flop_head(const ew_model_config *cfg)
     return 2.0 * cfg->V * cfg->C;
 }
 
+double ew_cost_generate_tok(double answer_tok, double max_answer_tok)
+{
+    return answer_tok + fmin(answer_tok, max_answer_tok);
+}
+
 void ew_cost_work_of(ew_method method, const ew_settings *settings, const ew_cost_item *item, size_t n_history,
                      size_t n_val, size_t n_test, ew_cost_work *ret_work)
 {
-    double epochs = settings->epochs > 0 ? settings->epochs : DEFAULT_EPOCHS;
-    double k = settings->rag_k > 0 ? settings->rag_k : DEFAULT_RAG_K;
+    double epochs = settings->epochs > 0 ? ceil(settings->epochs) : DEFAULT_EPOCHS;
     double n_eval = (double)(n_val + n_test);
-    double plain = fmin(item->prompt_tok, item->seq_max_tok);
-    double filled = plain;
-    if (ew_method_retrieves(method)) {
-        filled = fmin(item->prompt_tok + k * item->retrieved_tok, item->seq_max_tok);
-    }
     /* The untouched model is always scored; the method itself where it differs. */
     double passes = method == EW_METHOD_NONE ? 0 : 1;
+    double filled = ew_method_retrieves(method) ? item->filled_tok : item->prompt_tok;
+    double prompts = item->prompt_tok + passes * filled;
     *ret_work = (ew_cost_work){
-        .prefill_tok = n_eval * (plain + passes * filled),
-        .decode_tok = n_eval * (1 + passes) * (item->candidates_tok + item->answer_tok),
+        .prefill_tok = n_eval * prompts,
+        .prefill_ctx = (item->prompt_tok * item->prompt_tok + passes * filled * filled) / 2 / prompts,
+        .decode_tok = n_eval * (1 + passes) * item->decode_tok,
+        .decode_ctx = prompts / (1 + passes),
     };
     if (ew_method_trains(method)) {
-        ret_work->train_tok = epochs * (double)n_history * (filled + item->answer_tok);
-        ret_work->train_val_tok = VAL_PASSES(epochs) * (double)n_val * (filled + item->answer_tok);
+        double per_epoch = ceil((double)n_history / BATCH);
+        if (settings->max_steps != 0 && per_epoch > 0) {
+            epochs = fmin(epochs, settings->max_steps / per_epoch);
+        }
+        ret_work->train_ctx = (filled + item->answer_tok) / 2;
+        ret_work->train_tok = epochs * (double)n_history * 2 * ret_work->train_ctx;
+        ret_work->train_val_tok = VAL_PASSES(ceil(epochs)) * (double)n_val * 2 * ret_work->train_ctx;
     }
 }
 
@@ -88,16 +98,22 @@ double ew_cost_seconds(const ew_device_caps *caps, const ew_model_config *cfg, c
     rate prefill;
     rate decode;
     rate train = {1, 0};
-    double layers = ew_cost_flop_layers(cfg);
     double head = ew_cost_flop_head(cfg);
     if (!find_rate(caps, "prefill", dtype, cfg->C, &prefill) || !find_rate(caps, "decode", dtype, cfg->C, &decode) ||
         (work->train_tok > 0 && !find_rate(caps, "train", dtype, cfg->C, &train))) {
         return NAN;
     }
-    double parts[] = {work->prefill_tok * layers / prefill.value, work->decode_tok * (layers + head) / decode.value,
-                      work->train_tok * layers / train.value,
+    double trained = ew_cost_flop_layers(cfg, work->train_ctx);
+    double parts[] = {work->prefill_tok * ew_cost_flop_layers(cfg, work->prefill_ctx) / prefill.value,
+                      work->decode_tok * (ew_cost_flop_layers(cfg, work->decode_ctx) + head) / decode.value,
+                      work->train_tok * trained / train.value,
                       /* a validation pass in training is about the forward third of a step */
-                      work->train_val_tok * layers / (3 * train.value)};
+                      work->train_val_tok * trained / (3 * train.value)};
+    if (work->max_seconds > 0 && parts[2] + parts[3] > work->max_seconds) {
+        double cut = work->max_seconds / (parts[2] + parts[3]);
+        parts[2] *= cut;
+        parts[3] *= cut;
+    }
     double spreads[] = {prefill.spread, decode.spread, train.spread, train.spread};
     double sum = 0;
     double wide = 0;
@@ -112,4 +128,55 @@ double ew_cost_seconds(const ew_device_caps *caps, const ew_model_config *cfg, c
         *ret_high = sum + 1.64 * wide;
     }
     return sum;
+}
+
+/* ---- memory ---- */
+
+#define RANK_MIN 8u
+/* Measured: the part of a compute thread's block (kern/work.c) and stack that passes touch. */
+#define THREAD_BYTES (640u << 10)
+/* Measured: pages of the program and its libraries that are first touched while it scores, tunes and writes the result. */
+#define CODE_BYTES (512u << 10)
+#define VOCAB_ENTRY_BYTES 160u
+#define METADATA_MAX (64u << 20)
+
+uint64_t ew_cost_vocab_bytes(const ew_model_config *cfg)
+{
+    return (uint64_t)cfg->V * VOCAB_ENTRY_BYTES;
+}
+
+ew_session_opt ew_cost_session(const ew_cost_ram_opt *opt)
+{
+    return (ew_session_opt){.n_ctx = opt->n_ctx,
+                            .exec = opt->exec,
+                            .max_rank = ew_method_trains(opt->method) ? EW_MAX(opt->settings->rank, RANK_MIN) : 0};
+}
+
+ew_status ew_cost_ram(const ew_cost_ram_opt *opt, uint64_t *ret_bytes, ew_error *reterr)
+{
+    ew_memory_plan session;
+    ew_session_opt so = ew_cost_session(opt);
+    EW_TRY(ew_session_memory(opt->model, &so, &session, reterr));
+    uint64_t phase = session.kv_bytes + session.workspace_bytes;
+    if (ew_method_trains(opt->method)) {
+        const ew_settings *s = opt->settings;
+        ew_tune_memory_plan plan;
+        ew_tune_opt tune = {.model = (ew_model *)(uintptr_t)opt->model,
+                            .exec = opt->exec,
+                            .lora = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets},
+                            .seq_max = opt->n_ctx};
+        EW_TRY(ew_tune_memory(opt->tune != NULL ? opt->tune : &tune, &plan, reterr));
+        /* The adapter, a fifth of what training keeps of it, stays while the personalised model is scored. */
+        phase =
+            EW_MAX(phase + plan.adapter_bytes / 5, plan.adapter_bytes + plan.activ_bytes + plan.scratch_bytes);
+    }
+    /* Opening a GGUF reads its metadata through the same mapping. */
+    uint64_t file = 0;
+    if (ew_file_size(ew_model_path(opt->model), &file, NULL) != EW_OK || file < session.weights_bytes ||
+        file - session.weights_bytes > METADATA_MAX) {
+        file = session.weights_bytes;
+    }
+    uint64_t threads = opt->exec.pool != NULL ? ew_pool_threads(opt->exec.pool) : 1;
+    *ret_bytes = opt->process_bytes + CODE_BYTES + file + threads * THREAD_BYTES + phase;
+    return EW_OK;
 }

@@ -22,11 +22,11 @@
 #include "sys/proc.h"
 #include "train/tune.h"
 
-#define REPEATS 5
-#define PROMPT_TOK 192
+#define REPEATS 3
+#define PROMPT_TOK 160
 #define DECODE_TOK 24
-#define PROBE_VOCAB 4096
-#define READ_BYTES (64u << 20)
+#define PROBE_VOCAB 2048
+#define READ_BYTES (16u << 20)
 
 static const struct {
     const char *name;
@@ -208,11 +208,12 @@ static ew_status measure_session(const ew_probe_opt *opt, ew_model *m, const cha
     }
     ew_free(logits);
     EW_TRY(st);
-    double layers = ew_cost_flop_layers(cfg) * 1e-9;
+    double prompt = ew_cost_flop_layers(cfg, PROMPT_TOK / 2.0) * 1e-9;
+    double token = (ew_cost_flop_layers(cfg, PROMPT_TOK + DECODE_TOK / 2.0) + ew_cost_flop_head(cfg)) * 1e-9;
     (void)snprintf(name, sizeof(name), "prefill.%s.%u", dtype, cfg->C);
-    add_rate(caps, name, "GFLOP/s", layers * PROMPT_TOK, prefill, REPEATS);
+    add_rate(caps, name, "GFLOP/s", prompt * PROMPT_TOK, prefill, REPEATS);
     (void)snprintf(name, sizeof(name), "decode.%s.%u", dtype, cfg->C);
-    add_rate(caps, name, "GFLOP/s", (layers + ew_cost_flop_head(cfg) * 1e-9) * DECODE_TOK, decode, REPEATS);
+    add_rate(caps, name, "GFLOP/s", token * DECODE_TOK, decode, REPEATS);
     return EW_OK;
 }
 
@@ -221,8 +222,8 @@ static ew_status measure_train(const ew_probe_opt *opt, ew_model *m, const char 
                                ew_error *reterr)
 {
     enum {
-        EXAMPLES = 16,
-        STEPS = 6
+        EXAMPLES = 8,
+        STEPS = 2
     };
     int32_t ids[EXAMPLES][PROMPT_TOK];
     ew_tune_example examples[EXAMPLES];
@@ -253,7 +254,7 @@ static ew_status measure_train(const ew_probe_opt *opt, ew_model *m, const char 
         EW_TRY(st);
     }
     (void)snprintf(name, sizeof(name), "train.%s.%u", dtype, ew_model_config_of(m)->C);
-    add_rate(caps, name, "GFLOP/s", ew_cost_flop_layers(ew_model_config_of(m)) * 1e-9 * tokens, seconds,
+    add_rate(caps, name, "GFLOP/s", ew_cost_flop_layers(ew_model_config_of(m), PROMPT_TOK / 2.0) * 1e-9 * tokens, seconds,
              EW_COUNT(seconds));
     return EW_OK;
 }

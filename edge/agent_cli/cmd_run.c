@@ -5,6 +5,7 @@
 
 #include "agent_cli/app.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "sys/config.h"
 #include "sys/notify.h"
 #include "sys/signal.h"
@@ -158,19 +159,22 @@ int ew_agent_cmd_run(int argc, char **argv, void *ctx)
         ew_cli_strings_release(&set);
         return status;
     }
+    /* Named options after --set: the more special one wins. */
     char pairs[4][1200];
-    char *more[4];
-    ew_cli_strings all = {.item = more};
+    ew_cli_strings all = {.item = ew_xcalloc(set.n + 4, sizeof(char *))};
     const char *const names[] = {"dir", "memory-limit", "threads", "device-class"};
     char *const values[] = {dir, limit, threads, device_class};
+    for (size_t i = 0; i < set.n; i++) {
+        all.item[all.n++] = set.item[i];
+    }
     for (size_t i = 0; i < EW_COUNT(names); i++) {
         if (values[i] != NULL) {
             (void)snprintf(pairs[i], sizeof(pairs[i]), "%s=%.1100s", names[i], values[i]);
-            more[all.n++] = pairs[i];
+            all.item[all.n++] = pairs[i];
         }
     }
-    /* Named options after --set: the more special one wins. */
-    ew_status st = run(app, file, all.n > 0 && set.n == 0 ? &all : &set, print, &err);
+    ew_status st = run(app, file, &all, print, &err);
+    ew_cli_strings_release(&all);
     ew_cli_strings_release(&set);
     return st == EW_OK ? 0 : ew_agent_app_fail(st, &err);
 }

@@ -14,7 +14,6 @@
 #include "kern/kern.h"
 #include "probe/probe.h"
 #include "record/record.h"
-#include "sys/pool.h"
 #include "sys/proc.h"
 #include "text/json.h"
 
@@ -70,7 +69,6 @@ static ew_status load_caps(ew_agent *a, const ew_progress *progress, ew_error *r
 {
     EW_AUTO_JSON stored = NULL;
     EW_AUTO_JSON caps = NULL;
-    ew_pool *pool = NULL;
     a->caps = ew_calloc(1, sizeof(*a->caps));
     if (a->caps == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for the device's capabilities");
@@ -83,15 +81,12 @@ static ew_status load_caps(ew_agent *a, const ew_progress *progress, ew_error *r
                           a->opt.device_class != NULL ? a->opt.device_class : "");
         return EW_OK;
     }
-    EW_TRY(ew_pool_new(a->opt.n_threads, &pool, reterr));
-    const ew_probe_opt opt = {.exec = {.kern = ew_kern_get(a->opt.kern), .pool = pool},
-                              .device_class = a->opt.device_class,
-                              .disk_path = a->home.root,
-                              .temp_dir = a->home.runtime,
-                              .progress = progress != NULL ? *progress : (ew_progress){0}};
-    ew_status st = ew_probe_run(&opt, a->caps, reterr);
-    ew_pool_free(&pool);
-    EW_TRY(st);
+    const ew_worker_probe probe = {.temp_dir = a->home.runtime,
+                                   .disk_path = a->home.root,
+                                   .device_class = a->opt.device_class,
+                                   .kern = a->opt.kern,
+                                   .n_threads = a->opt.n_threads};
+    EW_TRY(ew_worker_probe_run(a->opt.self, &probe, progress, a->caps, reterr));
     EW_TRY(ew_record_from_caps(a->caps, &caps, reterr));
     EW_AUTO_JSON j =
         json_pack("{s:s,s:I,s:O}", "software", a->opt.software, "threads", (json_int_t)a->opt.n_threads, "caps", caps);

@@ -1,6 +1,7 @@
 #include "agentd/home.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -36,7 +37,10 @@ char *ew_home_model_path(const ew_home *h, const uint8_t sha256[static EW_SHA256
 static ew_status make_runtime(ew_home *h, ew_error *reterr)
 {
     char hex[EW_SHA256_HEX_SIZE];
-    (void)ew_sha256_hex(h->root, strlen(h->root), hex);
+    char *full = realpath(h->root, NULL); /* a relative name means another directory elsewhere */
+    const char *name = full != NULL ? full : h->root;
+    (void)ew_sha256_hex(name, strlen(name), hex);
+    free(full);
     if (ew_dir_exists(TMPFS) && access(TMPFS, W_OK) == 0) {
         (void)snprintf(h->runtime, sizeof(h->runtime), TMPFS "/edgewise-%u-%.16s", (unsigned)getuid(), hex);
     } else {

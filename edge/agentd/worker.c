@@ -109,8 +109,9 @@ static ew_status job_json(const ew_worker_job *job, ew_buf *out, ew_error *reter
     return ew_buf_check(out, reterr);
 }
 
-static ew_status send_job(child *c, const ew_worker_job *job, ew_error *reterr)
+static ew_status send_job(const child *c, const void *what, ew_error *reterr)
 {
+    const ew_worker_job *job = what;
     EW_AUTO_BUF text = {0};
     EW_TRY(job_json(job, &text, reterr));
     for (size_t i = 0; job->items != NULL && i < job->items->n; i++) {
@@ -122,10 +123,23 @@ static ew_status send_job(child *c, const ew_worker_job *job, ew_error *reterr)
         }
     }
     EW_TRY(ew_buf_check(&text, reterr));
-    EW_TRY(send_all(c->to, ew_buf_str(&text), text.size, reterr));
-    (void)close(c->to);
-    c->to = -1;
-    return EW_OK;
+    return send_all(c->to, ew_buf_str(&text), text.size, reterr);
+}
+
+static ew_status send_probe(const child *c, const void *what, ew_error *reterr)
+{
+    const ew_worker_probe *p = what;
+    EW_AUTO_BUF text = {0};
+    EW_AUTO_JSON j =
+        json_pack("{s:{s:s,s:s,s:o,s:o,s:I}}", "probe", "temp_dir", p->temp_dir, "disk_path", p->disk_path, "class",
+                  text_or_null(p->device_class), "kern", text_or_null(p->kern), "threads", (json_int_t)p->n_threads);
+    if (j == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for the probe");
+    }
+    EW_TRY(ew_json_dump(j, 0, &text, reterr));
+    ew_buf_addc(&text, '\n');
+    EW_TRY(ew_buf_check(&text, reterr));
+    return send_all(c->to, text.data, text.size, reterr);
 }
 
 /* Phases are words of the library: keep the text alive while it is shown. */
@@ -150,9 +164,19 @@ static bool tell_progress(const json_t *p, const ew_progress *progress)
     return ew_progress_tell(progress, &info);
 }
 
+/* What a child is asked, and where its answer goes. */
+typedef struct errand {
+    ew_status (*send)(const child *c, const void *what, ew_error *reterr);
+    const void *what;
+    /* Takes a line that is no progress. */
+    ew_status (*take)(const json_t *line, void *ctx, ew_error *reterr);
+    void *ctx;
+    bool got;     /* an answer was taken */
+    bool stopped; /* progress said stop */
+} errand;
+
 /* Reads lines until the child closes its output. */
-static ew_status listen_to(child *c, const ew_progress *progress, ew_worker_outcome *out, bool *ret_stopped,
-                           ew_error *reterr)
+static ew_status listen_to(child *c, errand *e, const ew_progress *progress, ew_error *reterr)
 {
     FILE *f = fdopen(c->from, "r");
     char *line = NULL;
@@ -168,15 +192,12 @@ static ew_status listen_to(child *c, const ew_progress *progress, ew_worker_outc
             continue; /* a child that is killed in mid-line */
         }
         json_t *p = json_object_get(j, "progress");
-        json_t *r = json_object_get(j, "result");
-        if (p != NULL && !tell_progress(p, progress) && !*ret_stopped) {
-            *ret_stopped = true;
+        if (p == NULL) {
+            st = e->take(j, e->ctx, reterr);
+            e->got = st == EW_OK;
+        } else if (!tell_progress(p, progress) && !e->stopped) {
+            e->stopped = true;
             (void)kill(c->pid, SIGTERM);
-        }
-        if (r != NULL) {
-            st = ew_record_to_result(r, out->result, reterr);
-            out->better = json_is_true(json_object_get(j, "better"));
-            out->has_adapter = json_is_true(json_object_get(j, "adapter"));
         }
     }
     free(line);
@@ -184,12 +205,12 @@ static ew_status listen_to(child *c, const ew_progress *progress, ew_worker_outc
     return st;
 }
 
-static ew_status reap(child *c, bool got_result, ew_error *reterr)
+static ew_status reap(const child *c, bool got_answer, ew_error *reterr)
 {
     int status = 0;
     while (waitpid(c->pid, &status, 0) < 0 && errno == EINTR) {
     }
-    if (got_result) {
+    if (got_answer) {
         return EW_OK;
     }
     if (WIFSIGNALED(status)) {
@@ -199,50 +220,68 @@ static ew_status reap(child *c, bool got_result, ew_error *reterr)
     return ew_fail(reterr, EW_EINTERNAL, "the worker ended with status %d and no result", WEXITSTATUS(status));
 }
 
-static void release_outcome(ew_worker_outcome *o)
-{
-    ew_free(o->result);
-    o->result = NULL;
-}
-
-ew_status ew_worker_run(const char *self, const ew_worker_job *job, const ew_progress *progress,
-                        ew_worker_outcome *ret_outcome, ew_error *reterr)
+/* A child's whole life. EW_OK only with an answer. */
+static ew_status run_errand(const char *self, errand *e, const ew_progress *progress, ew_error *reterr)
 {
     child c = {.pid = -1, .to = -1, .from = -1};
-    bool stopped = false;
-    ew_worker_outcome out = {.result = ew_calloc(1, sizeof(*out.result))};
-    if (out.result == NULL) {
-        return ew_fail(reterr, EW_ENOMEM, "out of memory for a trial's result");
-    }
-    out.result->code = EW_EINTERNAL;
-    ew_status st = start(self, &c, reterr);
-    if (st != EW_OK) {
-        release_outcome(&out);
-        return st;
-    }
-    st = send_job(&c, job, reterr);
-    if (c.to >= 0) {
-        (void)close(c.to);
-    }
+    EW_TRY(start(self, &c, reterr));
+    ew_status st = e->send(&c, e->what, reterr);
+    (void)close(c.to);
     if (st == EW_OK) {
-        out.result->fence = UINT64_MAX; /* no result yet */
-        st = listen_to(&c, progress, &out, &stopped, reterr);
-    } else {
+        st = listen_to(&c, e, progress, reterr);
+    }
+    if (st != EW_OK) {
         (void)kill(c.pid, SIGKILL);
     }
     if (c.from >= 0) {
         (void)close(c.from);
     }
-    bool got = st == EW_OK && out.result->fence != UINT64_MAX;
-    ew_status reaped = reap(&c, got, st == EW_OK ? reterr : NULL);
-    st = st == EW_OK ? reaped : st;
-    if (stopped && (!got || out.result->code == EW_ECANCELLED)) {
+    ew_status reaped = reap(&c, e->got, st == EW_OK ? reterr : NULL);
+    return st == EW_OK ? reaped : st;
+}
+
+static ew_status take_result(const json_t *line, void *ctx, ew_error *reterr)
+{
+    ew_worker_outcome *out = ctx;
+    json_t *r = NULL;
+    EW_TRY(ew_json_get_obj(line, "worker", "result", &r, reterr));
+    EW_TRY(ew_record_to_result(r, out->result, reterr));
+    out->better = json_is_true(json_object_get(line, "better"));
+    out->has_adapter = json_is_true(json_object_get(line, "adapter"));
+    return EW_OK;
+}
+
+ew_status ew_worker_run(const char *self, const ew_worker_job *job, const ew_progress *progress,
+                        ew_worker_outcome *ret_outcome, ew_error *reterr)
+{
+    ew_worker_outcome out = {.result = ew_calloc(1, sizeof(*out.result))};
+    if (out.result == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for a trial's result");
+    }
+    errand e = {.send = send_job, .what = job, .take = take_result, .ctx = &out};
+    ew_status st = run_errand(self, &e, progress, reterr);
+    if (e.stopped && (!e.got || out.result->code == EW_ECANCELLED)) {
         st = ew_fail(reterr, EW_ECANCELLED, "the trial was stopped");
     }
     if (st != EW_OK) {
-        release_outcome(&out);
+        ew_free(out.result);
         return st;
     }
     *ret_outcome = out;
     return EW_OK;
+}
+
+static ew_status take_caps(const json_t *line, void *ctx, ew_error *reterr)
+{
+    json_t *caps = NULL;
+    EW_TRY(ew_json_get_obj(line, "worker", "caps", &caps, reterr));
+    return ew_record_to_caps(caps, ctx, reterr);
+}
+
+ew_status ew_worker_probe_run(const char *self, const ew_worker_probe *probe, const ew_progress *progress,
+                              ew_device_caps *ret_caps, ew_error *reterr)
+{
+    errand e = {.send = send_probe, .what = probe, .take = take_caps, .ctx = ret_caps};
+    ew_status st = run_errand(self, &e, progress, reterr);
+    return e.stopped && !e.got ? ew_fail(reterr, EW_ECANCELLED, "the probe was stopped") : st;
 }

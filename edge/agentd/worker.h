@@ -37,6 +37,17 @@ typedef struct ew_worker_outcome {
 ew_status ew_worker_run(const char *self, const ew_worker_job *job, const ew_progress *progress,
                         ew_worker_outcome *ret_outcome, ew_error *reterr) EW_MUST_CHECK;
 
+typedef struct ew_worker_probe {
+    const char *temp_dir;
+    const char *disk_path;
+    const char *device_class; /* NULL = none */
+    const char *kern;         /* NULL = best */
+    uint32_t n_threads;       /* 0 = all cores */
+} ew_worker_probe;
+/* The probe (probe/probe.h) in a child, so that its memory does not stay with the agent, and "process.base" is that of a worker. */
+ew_status ew_worker_probe_run(const char *self, const ew_worker_probe *probe, const ew_progress *progress,
+                              ew_device_caps *ret_caps, ew_error *reterr) EW_MUST_CHECK;
+
 /* The child: the whole life of the `worker` command. Returns the exit status. */
 int ew_worker_main(void);
 

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "probe/probe.h"
 #include "record/record.h"
 #include "run/run.h"
 #include "sys/file.h"
@@ -59,6 +60,9 @@ static ew_status read_job(job *j, ew_error *reterr)
     }
     size_t line = (size_t)(end - in.data);
     EW_TRY(ew_json_load("job", in.data, line, &j->json, reterr));
+    if (json_object_get(j->json, "probe") != NULL) {
+        return EW_OK;
+    }
     EW_TRY(ew_record_to_spec(json_object_get(j->json, "spec"), &j->spec, reterr));
     EW_TRY(ew_json_get_str(j->json, "job", "model", &j->model, reterr));
     EW_TRY(ew_json_opt_str(j->json, "job", "items", &j->items_path, reterr));
@@ -163,6 +167,43 @@ static ew_status work(const job *j, ew_error *reterr)
     return st;
 }
 
+static ew_status tell_caps(const ew_device_caps *caps, ew_error *reterr)
+{
+    EW_AUTO_JSON j = NULL;
+    EW_AUTO_BUF text = {0};
+    EW_TRY(ew_record_from_caps(caps, &j, reterr));
+    EW_TRY(ew_json_dump(j, 0, &text, reterr));
+    (void)printf("{\"caps\":%s}\n", ew_buf_str(&text));
+    return fflush(stdout) == 0 ? EW_OK : ew_fail(reterr, EW_EIO, "the agent does not take the result");
+}
+
+static ew_status probe(const json_t *p, ew_error *reterr)
+{
+    const char *kern = NULL;
+    int64_t threads = 0;
+    uint64_t last_ms = 0;
+    ew_pool *pool = NULL;
+    ew_probe_opt opt = {.progress = {.fn = on_progress, .ctx = &last_ms}};
+    EW_TRY(ew_json_get_str(p, "probe", "temp_dir", &opt.temp_dir, reterr));
+    EW_TRY(ew_json_get_str(p, "probe", "disk_path", &opt.disk_path, reterr));
+    EW_TRY(ew_json_opt_str(p, "probe", "class", &opt.device_class, reterr));
+    EW_TRY(ew_json_opt_str(p, "probe", "kern", &kern, reterr));
+    EW_TRY(ew_json_opt_i64(p, "probe", "threads", 0, 1024, &threads, reterr));
+    ew_device_caps *caps = ew_calloc(1, sizeof(*caps));
+    ew_status st = caps != NULL ? ew_pool_new((unsigned)threads, &pool, reterr)
+                                : ew_fail(reterr, EW_ENOMEM, "out of memory for the probe");
+    if (st == EW_OK) {
+        opt.exec = (ew_exec){.kern = ew_kern_get(kern), .pool = pool};
+        st = ew_probe_run(&opt, caps, reterr);
+    }
+    if (st == EW_OK) {
+        st = tell_caps(caps, reterr);
+    }
+    ew_pool_free(&pool);
+    ew_free(caps);
+    return st;
+}
+
 int ew_worker_main(void)
 {
     ew_error err = EW_ERROR_INIT;
@@ -176,8 +217,9 @@ int ew_worker_main(void)
     if (st == EW_OK) {
         st = read_job(&j, &err);
     }
+    const json_t *p = json_object_get(j.json, "probe");
     if (st == EW_OK) {
-        st = work(&j, &err);
+        st = p != NULL ? probe(p, &err) : work(&j, &err);
     }
     job_release(&j);
     if (st != EW_OK) {
