@@ -2,8 +2,10 @@
 #include "session/client.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/limits.h"
@@ -208,6 +210,31 @@ static void start_connecting(ew_client *c)
     }
 }
 
+static ew_status capture(void *ctx, bool out, ew_span envelope, ew_span body, ew_error *reterr)
+{
+    const ew_client *c = ctx;
+    char head[96];
+    char iso[25];
+    int n = snprintf(head, sizeof(head), "== %s %zu + %zu, %s\n", out ? "out" : "in", envelope.size, body.size,
+                     ew_wall_iso(iso, ew_wall_ms()));
+    const ew_span parts[] = {{head, (size_t)n}, envelope, body, {"\n", 1}};
+    for (size_t i = 0; i < EW_COUNT(parts); i++) {
+        const char *at = parts[i].data;
+        size_t left = parts[i].size;
+        while (left > 0) {
+            ssize_t done = write(c->capture_fd, at, left);
+            if (done < 0 && errno != EINTR) {
+                return ew_fail_errno(reterr, errno, "cannot write the capture %s", c->capture_path);
+            }
+            if (done > 0) {
+                at += done;
+                left -= (size_t)done;
+            }
+        }
+    }
+    return EW_OK;
+}
+
 static bool io_up(void *ctx, ew_io_peer *peer, const char *addr, void **ret_user)
 {
     (void)addr;
@@ -219,6 +246,8 @@ static bool io_up(void *ctx, ew_io_peer *peer, const char *addr, void **ret_user
     ew__link_init(&c->link, c->io, peer, EW_LIMIT_FRAME_BYTES);
     c->link.count_in = &c->bytes_in;
     c->link.count_out = &c->bytes_out;
+    c->link.tap = c->capture_fd >= 0 ? capture : NULL;
+    c->link.tap_ctx = c;
     c->link_up = true;
     ew_error err = EW_ERROR_INIT;
     ew_status st = make_tls(c, &c->link.tls, &err);
@@ -627,6 +656,17 @@ static char *dup_or_null(const char *s, bool *ok)
     return d;
 }
 
+static ew_status open_capture(ew_client *c, ew_error *reterr)
+{
+    if (c->capture_path != NULL) {
+        c->capture_fd = open(c->capture_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (c->capture_fd < 0) {
+            return ew_fail_errno(reterr, errno, "cannot open the capture %s", c->capture_path);
+        }
+    }
+    return EW_OK;
+}
+
 static ew_status fill(ew_client *c, const ew_client_opt *opt, ew_error *reterr)
 {
     bool ok = true;
@@ -637,6 +677,7 @@ static ew_status fill(ew_client *c, const ew_client_opt *opt, ew_error *reterr)
     c->server_name = dup_or_null(opt->server_name, &ok);
     c->trust_domain = dup_or_null(opt->trust_domain, &ok);
     c->epoch_path = dup_or_null(opt->epoch_path, &ok);
+    c->capture_path = dup_or_null(opt->capture_path, &ok);
     c->software = dup_or_null(opt->software, &ok);
     if (opt->caps != NULL) {
         c->caps = ew_malloc(1, sizeof(*c->caps));
@@ -664,7 +705,7 @@ static ew_status fill(ew_client *c, const ew_client_opt *opt, ew_error *reterr)
     if (!ok) {
         return ew_fail(reterr, EW_ENOMEM, "client: out of memory");
     }
-    return EW_OK;
+    return open_capture(c, reterr);
 }
 
 /* The identity is read once here, so that a wrong path or a broken file is told at once; the trust domain is ours. */
@@ -716,6 +757,10 @@ static void client_destroy(ew_client *c)
     ew_free(c->server_name);
     ew_free(c->trust_domain);
     ew_free(c->epoch_path);
+    ew_free(c->capture_path);
+    if (c->capture_fd >= 0) {
+        (void)close(c->capture_fd);
+    }
     ew_free(c->software);
     ew_free(c->caps);
     pthread_mutex_destroy(&c->lock);
@@ -736,6 +781,7 @@ ew_status ew_client_new(const ew_client_opt *opt, const ew_client_handlers *hand
     if (c == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "client: out of memory");
     }
+    c->capture_fd = -1;
     pthread_mutex_init(&c->lock, NULL);
     pthread_condattr_t mono;
     pthread_condattr_init(&mono);

@@ -36,6 +36,10 @@ typedef struct ew_client_opt {
     uint32_t keepalive_ms;      /* 0 = what the server says */
     bool no_reconnect;          /* a command-line tool: the first failure is final */
     bool renew;                 /* renew the certificate at 50 % +-10 % of its life */
+    /* Every frame of every session, decrypted, is appended to this file (made with mode 0600); NULL = no capture. Each is a line
+     * "== out|in <bytes of envelope> + <bytes of body>, <time>", then those bytes and a line feed. A capture that cannot be written ends the
+     * session: what it holds is complete. */
+    const char *capture_path;
 } ew_client_opt;
 
 typedef enum ew_client_state {

@@ -56,7 +56,8 @@ struct ew_client {
     /* options */
     ew_role role;
     ew_endpoint_list endpoints;
-    char *identity_path, *ca_path, *server_name, *trust_domain, *epoch_path, *software;
+    char *identity_path, *ca_path, *server_name, *trust_domain, *epoch_path, *software, *capture_path;
+    int capture_fd; /* -1 = no capture */
     ew_device_caps *caps;
     uint32_t connect_ms, backoff_base_ms, backoff_cap_ms, first_wait_ms, keepalive_opt_ms;
     bool no_reconnect, renew;

@@ -191,7 +191,11 @@ static ew_status one_frame(ew__link *l, ew_frame *f, ew__frame_fn fn, void *ctx,
     if (l->count_in != NULL) {
         *l->count_in += f->wire_bytes;
     }
-    ew_status st = EW_OK;
+    ew_status st = l->tap != NULL ? l->tap(l->tap_ctx, false, f->envelope, f->body, reterr) : EW_OK;
+    if (st != EW_OK) {
+        ew_frame_free(&f);
+        return st;
+    }
     if (before > l->window_in / 2 + EW__CONTROL_RESERVE_BYTES &&
         l->recv_bytes - l->told > l->window_in + EW__CONTROL_RESERVE_BYTES) {
         st = ew_fail(reterr, EW_ELIMIT, "the peer sent more than the session window");
@@ -328,7 +332,12 @@ ew_status ew__link_flush(ew__link *l, ew_error *reterr)
         if (l->count_out != NULL) {
             *l->count_out += f.size;
         }
-        if (f.size > sizeof(batch) - n && n > 0) {
+        if (l->tap != NULL) {
+            size_t env = f.size - EW_FRAME_HEADER_BYTES - o->body_len;
+            const char *at = (const char *)f.data + EW_FRAME_HEADER_BYTES;
+            st = l->tap(l->tap_ctx, true, (ew_span){at, env}, (ew_span){at + env, o->body_len}, reterr);
+        }
+        if (st == EW_OK && f.size > sizeof(batch) - n && n > 0) {
             st = ew_tls_write(l->tls, batch, n, reterr);
             n = 0;
         }

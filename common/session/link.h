@@ -41,6 +41,9 @@ ew_status ew__out_clone(const ew__out *o, ew__out **ret);
 void ew__out_free(ew__out **o);
 size_t ew__out_bytes(const ew__out *o);
 
+/* Sees every frame as it is outside TLS: envelope and body, sent (their ids included) or received. An error ends the connection. */
+typedef ew_status (*ew__tap_fn)(void *ctx, bool out, ew_span envelope, ew_span body, ew_error *reterr);
+
 typedef struct ew__link {
     ew_io *io;
     ew_io_peer *peer; /* NULL once closed or gone */
@@ -58,6 +61,8 @@ typedef struct ew__link {
     uint64_t blocked_since_ms;      /* 0 = not blocked by the window */
     uint64_t raw_in;                /* bytes from the socket */
     uint64_t *count_in, *count_out; /* totals of the owner, may be NULL */
+    ew__tap_fn tap;                 /* may be NULL */
+    void *tap_ctx;
 } ew__link;
 
 /* frame is the callee's. False ends the reading (the link may be closed then). */

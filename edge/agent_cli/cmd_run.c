@@ -12,7 +12,7 @@
 #include "sys/term.h"
 
 typedef struct run_conf {
-    char *dir, *log, *device_class;
+    char *dir, *log, *device_class, *capture;
     uint64_t memory_limit;
     int64_t threads, keepalive_ms, backoff_cap_ms;
 } run_conf;
@@ -31,6 +31,9 @@ static const ew_config_key run_keys[] = {
      .help = "ping after so long without traffic; 0 = what the coordinator says"},
     {"backoff-cap-ms", EW_CONFIG_I64, offsetof(run_conf, backoff_cap_ms), "300000", .min = 100, .max = 3600000,
      .help = "longest wait between attempts to connect"},
+    {"capture", EW_CONFIG_STRING, offsetof(run_conf, capture), "",
+     .help = "file that gets a copy of every message in both directions, decrypted, so that you can check what leaves "
+             "this device"},
 };
 
 static void on_event(void *ctx, const char *event, const char *text)
@@ -82,7 +85,8 @@ static ew_status serve(const ew_agent_app *app, const run_conf *conf, ew_error *
                               .memory_limit_bytes = conf->memory_limit,
                               .n_threads = (uint32_t)conf->threads,
                               .keepalive_ms = (uint32_t)conf->keepalive_ms,
-                              .backoff_cap_ms = (uint32_t)conf->backoff_cap_ms};
+                              .backoff_cap_ms = (uint32_t)conf->backoff_cap_ms,
+                              .capture = conf->capture[0] != '\0' ? conf->capture : NULL};
     EW_TRY(ew_agent_open(&opt, ew_term_progress_get(bar), &a, reterr));
     ew_agent_on_event(a, on_event, NULL);
     EW_TRY(ew_control_open(a, &control, reterr));

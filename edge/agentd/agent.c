@@ -95,9 +95,10 @@ static ew_status load_caps(ew_agent *a, const ew_progress *progress, ew_error *r
 
 static ew_status copy_strings(ew_agent *a, const ew_agent_opt *opt, ew_error *reterr)
 {
-    const char *const from[] = {opt->dir, opt->credentials, opt->self, opt->software, opt->device_class, opt->kern};
-    const char **to[] = {&a->opt.dir,      &a->opt.credentials,  &a->opt.self,
-                         &a->opt.software, &a->opt.device_class, &a->opt.kern};
+    const char *const from[] = {opt->dir,          opt->credentials, opt->self,   opt->software,
+                                opt->device_class, opt->kern,        opt->capture};
+    const char **to[] = {&a->opt.dir,          &a->opt.credentials, &a->opt.self,   &a->opt.software,
+                         &a->opt.device_class, &a->opt.kern,        &a->opt.capture};
     for (size_t i = 0; i < EW_COUNT(from); i++) {
         if (from[i] != NULL) {
             a->strings[i] = ew_str_dup(from[i]);
@@ -217,7 +218,8 @@ ew_status ew_agent_connect(ew_agent *a, ew_error *reterr)
                                .caps = a->caps,
                                .keepalive_ms = a->opt.keepalive_ms,
                                .backoff_cap_ms = a->opt.backoff_cap_ms,
-                               .renew = true};
+                               .renew = true,
+                               .capture_path = a->opt.capture};
     return ew_client_new(&opt, &handlers, a, &a->client, reterr);
 }
 

@@ -29,6 +29,7 @@ typedef struct ew_agent_opt {
     uint32_t n_threads;          /* 0 = all cores */
     uint32_t keepalive_ms;       /* 0 = what the coordinator says */
     uint32_t backoff_cap_ms;     /* 0 = 300 s */
+    const char *capture;         /* file that gets a copy of all traffic, decrypted (session/client.h); NULL = none */
 } ew_agent_opt;
 
 /* Takes the lock, probes the machine unless DIR/caps.json fits this software. EW_ENOENT: not enrolled; EW_ECONFLICT: another process has DIR. */
@@ -74,6 +75,7 @@ ew_status ew_agent_plan(ew_agent *a, const char *task, ew_plan **ret_plan, bool 
 typedef struct ew_chat_opt {
     const char *prompt;
     bool raw;           /* the prompt as it is, instead of the served task's format */
+    bool plain;         /* without the personal adapter */
     uint32_t max_tok;   /* 0 = the task's */
     double temperature; /* 0 = greedy */
     uint64_t seed;

@@ -16,7 +16,7 @@
 
 struct ew_agent {
     ew_agent_opt opt; /* strings are copies, released with the agent */
-    char *strings[6]; /* those copies */
+    char *strings[7]; /* those copies */
     ew_home home;
     ew_dir_lock *lock;
     ew_device_caps *caps;
