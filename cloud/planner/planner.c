@@ -9,16 +9,17 @@
 
 #include "base/mem.h"
 #include "base/str.h"
-#include "model/session.h"
 #include "planner/planner_int.h"
 #include "probe/cost.h"
-#include "train/tune.h"
+#include "sys/pool.h"
 
+#define ANSWER_MAX 96u           /* tokens of free text at most, as task/ has it */
 #define SEQ_MAX 512u             /* as run/ takes it */
-#define RAM_MARGIN 1.02          /* as run/ takes it: allocator and stack beside what the dry runs count */
+#define INDEX_BYTES (2u << 20)   /* of retrieval over some hundred items */
 #define PROCESS_BASE (12u << 20) /* a worker with nothing loaded, where the probe did not say */
-#define VOCAB_ENTRY_BYTES 160u   /* tokenizer memory per piece: text, tables, merges */
-#define RAG_K 2u                 /* G10 */
+#define ITEM_TOK_BYTES 16.0      /* an item's text and token ids, per token */
+#define THREADS_MAX 64u
+#define RAG_K 2u /* G10 */
 #define EPOCHS 3.0
 #define VALID_MS (24ull * 3600 * 1000)
 #define GAIN_PSEUDO 3.0 /* the prior weighs as much as that many trials of the very same kind */
@@ -56,7 +57,10 @@ typedef struct planner {
     uint64_t disk_limit;
     double seconds_factor;
     uint32_t n_seconds;
-    uint32_t n_models; /* distinct ones */
+    uint32_t n_models;   /* distinct ones */
+    ew_pool *pool;       /* as many threads as the device has: the dry runs count their memory */
+    uint64_t ram_offset; /* what this device's trials took beyond their prediction */
+    uint32_t n_ram;
 } planner;
 
 static const ew_method methods[] = {EW_METHOD_NONE, EW_METHOD_LORA, EW_METHOD_RAG, EW_METHOD_LORA_RAG};
@@ -79,41 +83,44 @@ int ew_planner_difficulty(const ew_task_facts *facts, const ew_evidence *evidenc
 
 /* ---- costs */
 
-static uint64_t base_bytes(const ew_planner_input *in, const ew_candidate *c)
+/* Longest sequence that the task will make: three times the mean covers the long items of a person's history. */
+static uint32_t longest(const ew_planner_input *in, const ew_candidate *c, ew_method method, const ew_settings *s)
+{
+    double item = in->facts->mean_item_tok > 0 ? in->facts->mean_item_tok : 120;
+    double tok = 3 * item * (ew_method_retrieves(method) ? 1.0 + s->rag_k : 1.0);
+    return (uint32_t)fmin(fmin(tok + 32, SEQ_MAX), c->config->n_ctx_train);
+}
+
+/* Resident beside model, session and trainer: the worker with nothing loaded, its tokenizer, the items, and the full-text index. */
+static uint64_t process_bytes(const ew_planner_input *in, const ew_candidate *c, ew_method method)
 {
     const ew_rate *r = in->caps != NULL ? ew_caps_rate(in->caps, "process.base") : NULL;
     double base = r != NULL && r->value > 0 && r->value < 1e12 ? r->value : PROCESS_BASE;
-    return (uint64_t)base + (uint64_t)c->config->V * VOCAB_ENTRY_BYTES;
+    double items = (double)in->facts->n_items * in->facts->mean_item_tok * ITEM_TOK_BYTES;
+    return (uint64_t)(base + items) + ew_cost_vocab_bytes(c->config) + (ew_method_retrieves(method) ? INDEX_BYTES : 0);
 }
 
 /* The sum that run/ makes before a trial, from the same dry runs. */
-static ew_status dry_run(const ew_planner_input *in, const ew_candidate *c, ew_method method, const ew_settings *s,
-                         uint64_t *ret, ew_error *reterr)
+static ew_status dry_run(const planner *p, const ew_candidate *c, ew_method method, const ew_settings *s, uint64_t *ret,
+                         ew_error *reterr)
 {
-    bool trains = ew_method_trains(method);
-    uint32_t seq = EW_MIN(SEQ_MAX, c->config->n_ctx_train);
-    ew_memory_plan session;
-    ew_session_opt so = {.n_ctx = seq, .max_rank = trains ? EW_MAX(s->rank, 8u) : 0};
-    EW_TRY(ew_session_memory(c->model, &so, &session, reterr));
-    uint64_t phase = session.kv_bytes + session.workspace_bytes;
-    if (trains) {
-        ew_tune_memory_plan tune;
-        ew_tune_opt to = {.model = c->model,
-                          .lora = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets},
-                          .seq_max = seq};
-        EW_TRY(ew_tune_memory(&to, &tune, reterr));
-        phase = EW_MAX(phase + tune.adapter_bytes, tune.adapter_bytes + tune.activ_bytes + tune.scratch_bytes);
-    }
-    *ret = (uint64_t)((double)(base_bytes(in, c) + session.weights_bytes + phase) * RAM_MARGIN);
+    ew_cost_ram_opt opt = {.model = c->model,
+                           .exec = {.pool = p->pool},
+                           .method = method,
+                           .settings = s,
+                           .n_ctx = longest(p->in, c, method, s),
+                           .process_bytes = process_bytes(p->in, c, method)};
+    EW_TRY(ew_cost_ram(&opt, ret, reterr));
+    *ret += p->ram_offset;
     return EW_OK;
 }
 
-static ew_status predict_ram(const ew_planner_input *in, option *o, ew_error *reterr)
+static ew_status predict_ram(const planner *p, option *o, ew_error *reterr)
 {
-    if (in->memory != NULL) {
-        return in->memory(in->memory_ctx, o->c, o->method, &o->settings, &o->ram_bytes, reterr);
+    if (p->in->memory != NULL) {
+        return p->in->memory(p->in->memory_ctx, o->c, o->method, &o->settings, &o->ram_bytes, reterr);
     }
-    return dry_run(in, o->c, o->method, &o->settings, &o->ram_bytes, reterr);
+    return dry_run(p, o->c, o->method, &o->settings, &o->ram_bytes, reterr);
 }
 
 static void predict_seconds(const planner *p, option *o)
@@ -121,11 +128,15 @@ static void predict_seconds(const planner *p, option *o)
     const ew_task_facts *f = p->in->facts;
     double answer = f->mean_answer_tok > 0 ? f->mean_answer_tok : 4;
     double item = f->mean_item_tok > 0 ? f->mean_item_tok : 120;
-    ew_cost_item ci = {.prompt_tok = fmax(item - answer, 1),
+    double seq = EW_MIN(SEQ_MAX, o->c->config->n_ctx_train);
+    double prompt = fmin(fmax(item - answer, 1), seq);
+    ew_cost_item ci = {.prompt_tok = prompt,
+                       .filled_tok =
+                           ew_method_retrieves(o->method) ? fmin(prompt + o->settings.rag_k * item, seq) : prompt,
                        .answer_tok = answer,
-                       .retrieved_tok = item,
-                       .candidates_tok = f->n_labels > 0 ? f->n_labels * answer : fmax(1.5 * answer, 8),
-                       .seq_max_tok = EW_MIN(SEQ_MAX, o->c->config->n_ctx_train)};
+                       /* labels that begin alike share what they share */
+                       .decode_tok = f->n_labels > 0 ? 0.8 * f->n_labels * fmax(answer - 1, 1)
+                                                     : ew_cost_generate_tok(answer, ANSWER_MAX)};
     size_t n_val = f->n_items / 5; /* the split of run/: 60 % history, 20 % val, 20 % test */
     ew_cost_work work;
     ew_cost_work_of(o->method, &o->settings, &ci, f->n_items - 2 * n_val, n_val, n_val, &work);
@@ -165,11 +176,11 @@ static void reject(option *o, const char *fmt, ...)
 static ew_status cost_option(const planner *p, option *o, ew_error *reterr)
 {
     char a[24], b[24];
-    EW_TRY(predict_ram(p->in, o, reterr));
+    EW_TRY(predict_ram(p, o, reterr));
     if (p->ram_limit != 0 && o->ram_bytes > p->ram_limit && o->settings.rank == 8) {
         o->settings.rank = 4; /* one step down the ladder before giving up */
         o->settings.alpha = 8;
-        EW_TRY(predict_ram(p->in, o, reterr));
+        EW_TRY(predict_ram(p, o, reterr));
     }
     predict_seconds(p, o);
     while (p->max_seconds > 0 && o->seconds > p->max_seconds && o->settings.epochs > 1) {
@@ -358,6 +369,7 @@ static void find_limits(planner *p)
         p->max_seconds = fmin(in->budget.seconds, p->max_seconds);
     }
     p->seconds_factor = ew__seconds_factor(in, &p->n_seconds);
+    p->ram_offset = ew__ram_offset(in, &p->n_ram);
     p->zero_shot = ew__zero_shot(in->facts, in->evidence, in->n_evidence);
     p->zero_shot_blind = ew__zero_shot(in->facts, NULL, 0);
     p->d = ew_planner_difficulty(in->facts, in->evidence, in->n_evidence);
@@ -482,6 +494,12 @@ static void explain_evidence(const planner *p, const option *o, const option *by
             }
         }
     }
+    if (p->n_ram > 0 && p->ram_offset > 0) {
+        char more[24];
+        (void)ew_choice_add_reason(c, "ram", "measured",
+                                   "%u trials of this device took %s more memory than predicted: counted in", p->n_ram,
+                                   ew_str_bytes(more, sizeof more, p->ram_offset));
+    }
     if (p->n_seconds > 0) {
         (void)ew_choice_add_reason(c, "seconds", "measured",
                                    "%u trials of this device took %.2f of the seconds that its probe predicted",
@@ -603,11 +621,18 @@ ew_status ew_planner_make(const ew_planner_input *in, ew_plan **ret_plan, ew_err
     planner p = {.in = in, .ram_limit_is = ""};
     ew_plan *plan = ew_calloc(1, sizeof *plan);
     find_limits(&p);
-    ew_status st = plan == NULL ? ew_fail(reterr, EW_ENOMEM, "out of memory for a plan") : make_options(&p, reterr);
+    ew_status st = plan == NULL ? ew_fail(reterr, EW_ENOMEM, "out of memory for a plan") : EW_OK;
+    if (st == EW_OK && in->memory == NULL && in->caps != NULL && in->caps->cores > 1) {
+        st = ew_pool_new(EW_MIN(in->caps->cores, THREADS_MAX), &p.pool, reterr);
+    }
+    if (st == EW_OK) {
+        st = make_options(&p, reterr);
+    }
     if (st == EW_OK) {
         st = choose(&p, plan, reterr);
     }
     ew_free(p.opt);
+    ew_pool_free(&p.pool);
     if (st != EW_OK) {
         ew_free(plan);
         return st;

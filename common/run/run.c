@@ -19,7 +19,8 @@
 
 #define SEQ_MAX_DEFAULT 512u
 #define RAG_K_DEFAULT 2u
-#define RAM_MARGIN 1.02 /* allocator and stack beside what the dry runs count */
+#define EPOCHS_DEFAULT 3u
+#define BATCH_DEFAULT 8u /* as train/tune.h takes it */
 
 typedef struct trial {
     const ew_trial_spec *spec;
@@ -36,7 +37,10 @@ typedef struct trial {
     ew_prompter *method;       /* as the method wants it; the same as plain without retrieval */
     ew_tokens tokens;          /* of all examples, one after the other */
     ew_tune_example *examples; /* history, then val */
-    uint64_t rss_before;       /* resident before the model's weights were touched */
+    uint32_t n_ctx;            /* longest sequence that is evaluated */
+    uint64_t file_before;      /* resident pages of files before the model was opened */
+    uint64_t file_after;       /* and after */
+    ew_cost_item cost;         /* means over the items */
     ew_run_forecast forecast;
     ew_tune_opt tune;
     ew_trial_result *out;
@@ -113,8 +117,8 @@ static ew_status load_model(trial *t, ew_error *reterr)
     EW_TRY(ew_proc_mem_read(&before, reterr));
     EW_TRY(ew_model_open(t->env->model_path, NULL, &t->model, reterr));
     EW_TRY(ew_proc_mem_read(&after, reterr));
-    /* Pages of the weights that opening has touched are counted with the weights; the tokenizer's memory is anonymous. */
-    t->rss_before = before.rss_bytes + (after.anon_bytes - EW_MIN(before.anon_bytes, after.anon_bytes));
+    t->file_before = before.rss_bytes - before.anon_bytes;
+    t->file_after = after.rss_bytes - after.anon_bytes;
     t->tokenizer = ew_model_tokenizer(t->model);
     if (t->tokenizer == NULL) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "%s has no tokenizer: a trial needs one", t->env->model_path);
@@ -154,9 +158,23 @@ static ew_status make_examples(trial *t, ew_error *reterr)
     return EW_OK;
 }
 
+/* Examples of a step: the trainer's own number, or as many as make the tokens that were asked for. */
+static uint32_t batch_of(const trial *t)
+{
+    if (t->spec->settings.batch_tok == 0) {
+        return 0;
+    }
+    double mean = (double)t->tokens.n / (double)(t->n_history + t->n_val);
+    return (uint32_t)EW_MAX(t->spec->settings.batch_tok / mean + 0.5, 1.0);
+}
+
 static void fill_tune(trial *t)
 {
     const ew_settings *s = &t->spec->settings;
+    uint32_t batch = batch_of(t);
+    uint64_t epochs = s->epochs > 0 ? (uint64_t)ceil(s->epochs) : EPOCHS_DEFAULT;
+    uint64_t steps = epochs * ((t->n_history + (batch != 0 ? batch : BATCH_DEFAULT) - 1) /
+                               (batch != 0 ? batch : BATCH_DEFAULT));
     t->tune = (ew_tune_opt){
         .model = t->model,
         .exec = t->exec,
@@ -167,8 +185,10 @@ static void fill_tune(trial *t)
         .n_val = t->n_val,
         .lr = (float)s->learning_rate,
         .weight_decay = (float)s->weight_decay,
-        .epochs = (uint32_t)ceil(s->epochs),
-        .max_steps = s->max_steps,
+        .epochs = (uint32_t)epochs,
+        .batch = batch,
+        /* A limit: it never lengthens the training. */
+        .max_steps = s->max_steps != 0 ? (uint32_t)EW_MIN((uint64_t)s->max_steps, EW_MAX(steps, (uint64_t)1)) : 0,
         .seq_max = t->seq_max,
         .patience = s->patience,
         .max_seconds = t->spec->budget.seconds,
@@ -186,28 +206,31 @@ static uint64_t ram_limit(const trial *t)
     return a == 0 ? b : b == 0 ? a : EW_MIN(a, b);
 }
 
-static ew_session_opt session_opt(const trial *t, const ew_hooks *hooks)
+static ew_cost_ram_opt ram_opt(const trial *t)
 {
-    return (ew_session_opt){.n_ctx = t->seq_max,
-                            .exec = t->exec,
-                            .hooks = hooks,
-                            .max_rank = ew_method_trains(t->spec->method) ? EW_MAX(t->spec->settings.rank, 8u) : 0};
+    return (ew_cost_ram_opt){.model = t->model,
+                             .exec = t->exec,
+                             .method = t->spec->method,
+                             .settings = &t->spec->settings,
+                             .n_ctx = t->n_ctx,
+                             .tune = ew_method_trains(t->spec->method) ? &t->tune : NULL};
+}
+
+/* What is resident now, but for the model's file: its pages count with the weights, whichever of them opening touched. */
+static ew_status process_bytes(const trial *t, uint64_t *ret, ew_error *reterr)
+{
+    ew_proc_mem now = {0};
+    EW_TRY(ew_proc_mem_read(&now, reterr));
+    uint64_t file = now.rss_bytes - now.anon_bytes;
+    *ret = now.anon_bytes + t->file_before + (file - EW_MIN(file, t->file_after));
+    return EW_OK;
 }
 
 static ew_status predict_ram(trial *t, ew_error *reterr)
 {
-    ew_memory_plan session;
-    uint64_t phase;
-    ew_session_opt opt = session_opt(t, NULL);
-    EW_TRY(ew_session_memory(t->model, &opt, &session, reterr));
-    phase = session.kv_bytes + session.workspace_bytes;
-    if (ew_method_trains(t->spec->method)) {
-        ew_tune_memory_plan tune;
-        EW_TRY(ew_tune_memory(&t->tune, &tune, reterr));
-        /* The adapter stays while the personalised model is scored. */
-        phase = EW_MAX(phase + tune.adapter_bytes, tune.adapter_bytes + tune.activ_bytes + tune.scratch_bytes);
-    }
-    t->forecast.ram_bytes = (uint64_t)((double)(t->rss_before + session.weights_bytes + phase) * RAM_MARGIN);
+    ew_cost_ram_opt opt = ram_opt(t);
+    EW_TRY(process_bytes(t, &opt.process_bytes, reterr));
+    EW_TRY(ew_cost_ram(&opt, &t->forecast.ram_bytes, reterr));
     uint64_t limit = ram_limit(t);
     if (limit != 0 && t->forecast.ram_bytes > limit && !t->spec->force) {
         char need[24];
@@ -220,37 +243,59 @@ static ew_status predict_ram(trial *t, ew_error *reterr)
     return EW_OK;
 }
 
+/* Evaluations of single tokens per item, as score.c makes them. Labels that begin alike share what they share. */
+static ew_status count_candidates(trial *t, ew_error *reterr)
+{
+    EW_AUTO_TOKENS before = {0};
+    EW_AUTO_TOKENS ids = {0};
+    double sum = 0;
+    for (size_t i = 0; i < t->task->n_labels; i++) {
+        size_t common = 0;
+        ids.n = 0;
+        EW_TRY(ew_prompter_answer(t->plain, t->task->labels[i], &ids, reterr));
+        while (common + 1 < EW_MIN(ids.n, before.n) && ids.id[common] == before.id[common]) {
+            common++;
+        }
+        sum += (double)(ids.n - 1 - common);
+        ew_tokens swap = before;
+        before = ids;
+        ids = swap;
+    }
+    t->cost.decode_tok = t->task->n_labels > 0
+                             ? sum
+                             : ew_cost_generate_tok(t->cost.answer_tok, (double)t->task->max_answer_tok);
+    return EW_OK;
+}
+
 /* Means over the items that will be evaluated and learned from. */
-static ew_status measure_items(trial *t, ew_cost_item *ret, ew_error *reterr)
+static ew_status measure_items(trial *t, ew_error *reterr)
 {
     EW_AUTO_TOKENS ids = {0};
     size_t n = t->n_val + t->n_test;
     double prompt = 0;
     double filled = 0;
     double answer = 0;
+    size_t longest = 0;
     for (size_t i = 0; i < n; i++) {
-        const ew_item *item = &t->val[i];
+        const ew_item *item = i < t->n_val ? &t->val[i] : &t->test[i - t->n_val];
         ids.n = 0;
         EW_TRY(ew_prompter_prompt(t->plain, item->input, item->order, &ids, reterr));
         prompt += (double)ids.n;
+        longest = EW_MAX(longest, ids.n);
         ids.n = 0;
         EW_TRY(ew_prompter_prompt(t->method, item->input, item->order, &ids, reterr));
         filled += (double)ids.n;
+        longest = EW_MAX(longest, ids.n);
         ids.n = 0;
         EW_TRY(ew_prompter_answer(t->plain, item->output, &ids, reterr));
         answer += (double)ids.n;
     }
-    ids.n = 0;
-    for (size_t i = 0; i < t->task->n_labels; i++) {
-        EW_TRY(ew_prompter_answer(t->plain, t->task->labels[i], &ids, reterr));
-    }
-    uint32_t k = t->spec->settings.rag_k != 0 ? t->spec->settings.rag_k : RAG_K_DEFAULT;
-    *ret = (ew_cost_item){.prompt_tok = prompt / (double)n,
-                          .answer_tok = answer / (double)n,
-                          .retrieved_tok = (filled - prompt) / (double)n / k,
-                          .candidates_tok = t->task->n_labels > 0 ? (double)ids.n : (double)t->task->max_answer_tok,
-                          .seq_max_tok = t->seq_max};
-    return EW_OK;
+    t->cost = (ew_cost_item){.prompt_tok = prompt / (double)n,
+                             .answer_tok = answer / (double)n,
+                             .filled_tok = filled / (double)n};
+    /* Room for the longest prompt and what is tried or written after it. */
+    t->n_ctx = EW_MIN((uint32_t)longest + (uint32_t)t->task->max_answer_tok + 2, t->seq_max);
+    return count_candidates(t, reterr);
 }
 
 static const char *dtype_of(const trial *t, char dst[static EW_VARIANT_SIZE])
@@ -264,20 +309,16 @@ static const char *dtype_of(const trial *t, char dst[static EW_VARIANT_SIZE])
     return dst;
 }
 
-static ew_status predict_seconds(trial *t, ew_error *reterr)
+static void predict_seconds(trial *t)
 {
-    ew_cost_item item;
     ew_cost_work work;
     char dtype[EW_VARIANT_SIZE];
     t->forecast.seconds = NAN;
-    if (t->env->caps == NULL) {
-        return EW_OK;
+    if (t->env->caps != NULL) {
+        ew_cost_work_of(t->spec->method, &t->spec->settings, &t->cost, t->n_history, t->n_val, t->n_test, &work);
+        t->forecast.seconds =
+            ew_cost_seconds(t->env->caps, ew_model_config_of(t->model), dtype_of(t, dtype), &work, NULL, NULL);
     }
-    EW_TRY(measure_items(t, &item, reterr));
-    ew_cost_work_of(t->spec->method, &t->spec->settings, &item, t->n_history, t->n_val, t->n_test, &work);
-    t->forecast.seconds =
-        ew_cost_seconds(t->env->caps, ew_model_config_of(t->model), dtype_of(t, dtype), &work, NULL, NULL);
-    return EW_OK;
 }
 
 static ew_status prepare(trial *t, ew_error *reterr)
@@ -289,6 +330,9 @@ static ew_status prepare(trial *t, ew_error *reterr)
                        "method '%s' cannot be run by this version; it runs none, lora, rag and lora+rag",
                        ew_method_name(t->spec->method));
     }
+    if (t->spec->settings.dropout > 0 && ew_method_trains(t->spec->method)) {
+        return ew_fail(reterr, EW_EUNSUPPORTED, "this version trains without dropout. HINT: leave the setting out");
+    }
     EW_TRY(load_items(t, reterr));
     EW_TRY(load_model(t, reterr));
     EW_TRY(load_prompters(t, reterr));
@@ -296,8 +340,10 @@ static ew_status prepare(trial *t, ew_error *reterr)
         EW_TRY(make_examples(t, reterr));
         fill_tune(t);
     }
+    EW_TRY(measure_items(t, reterr));
     EW_TRY(predict_ram(t, reterr));
-    return predict_seconds(t, reterr);
+    predict_seconds(t);
+    return EW_OK;
 }
 
 /* ---- execution ---- */
@@ -320,7 +366,9 @@ static ew_status score_pair(trial *t, ew_prompter *prompter, const ew_hooks *hoo
 {
     EW_AUTO(ew_session) s = NULL;
     uint64_t begin = ew_mono_ns();
-    ew_session_opt opt = session_opt(t, hooks);
+    ew_cost_ram_opt ram = ram_opt(t);
+    ew_session_opt opt = ew_cost_session(&ram);
+    opt.hooks = hooks;
     EW_TRY(ew_session_new(t->model, &opt, &s, reterr));
     EW_TRY(ew_score_items(s, t->task, prompter, t->val, t->n_val, &t->env->progress, &ret->val, reterr));
     EW_TRY(ew_score_items(s, t->task, prompter, t->test, t->n_test, &t->env->progress, &ret->test, reterr));

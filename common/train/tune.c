@@ -232,6 +232,58 @@ static ew_status fit_memory(tuner *t, ew_tune_memory_plan *p, ew_error *reterr)
     return EW_OK;
 }
 
+/* order[n_train] of an epoch. */
+static void shuffle_epoch(const ew_tune_opt *o, uint64_t epoch, uint32_t *order)
+{
+    ew_rng rng;
+    for (size_t j = 0; j < o->n_train; j++) {
+        order[j] = (uint32_t)j;
+    }
+    ew_rng_init(&rng, o->seed, 100 + epoch);
+    ew_rng_shuffle(&rng, order, o->n_train, sizeof(uint32_t));
+}
+
+/* Rows of the fullest pass when passes of `cap` rows are filled with order[0, n) of x, `group` examples at a time (0 = all together). */
+static size_t fullest_pass(const tuner *t, const ew_tune_example *x, const uint32_t *order, size_t n, size_t group,
+                           size_t cap)
+{
+    size_t most = 0, rows = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t r = rows_of(t, &x[order != NULL ? order[i] : i]);
+        rows = (group != 0 && i % group == 0) || rows + r > cap ? r : rows + r;
+        most = EW_MAX(most, rows);
+    }
+    return most;
+}
+
+/* The orders of epochs are known, so is the fullest pass of all: no more rows than that are taken. Passes are the same as with t_max rows,
+ * because what did not fit those does not fit these. Epochs beyond the first ones count as not known. */
+static ew_status trim_memory(tuner *t, ew_tune_memory_plan *p, ew_error *reterr)
+{
+    enum {
+        EPOCHS = 16
+    };
+    const ew_tune_opt *o = &t->o;
+    const size_t per_epoch = (o->n_train + o->batch - 1) / o->batch;
+    if (o->n_train == 0 || o->n_train > UINT32_MAX ||
+        (o->max_steps != 0 ? (o->max_steps + per_epoch - 1) / per_epoch : o->epochs) > EPOCHS) {
+        return EW_OK;
+    }
+    const size_t epochs = o->max_steps != 0 ? (o->max_steps + per_epoch - 1) / per_epoch : o->epochs;
+    size_t most = fullest_pass(t, o->val, NULL, o->n_val, 0, t->t_max);
+    uint32_t *order = ew_malloc(o->n_train, sizeof(*order));
+    if (order == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "no memory for the order of the examples");
+    }
+    for (size_t epoch = 0; epoch < epochs; epoch++) {
+        shuffle_epoch(o, epoch, order);
+        most = EW_MAX(most, fullest_pass(t, o->train, order, o->n_train, o->batch, t->t_max));
+    }
+    ew_free(order);
+    plan_memory(t, most, p);
+    return EW_OK;
+}
+
 static ew_status tuner_init(tuner *t, const ew_tune_opt *opt, ew_tune_memory_plan *plan, ew_error *reterr)
 {
     EW_TRY(resolve(opt, &t->o, reterr));
@@ -244,7 +296,8 @@ static ew_status tuner_init(tuner *t, const ew_tune_opt *opt, ew_tune_memory_pla
     if (t->acts == NULL || t->xs == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "no memory for the trainer's tables");
     }
-    return fit_memory(t, plan, reterr);
+    EW_TRY(fit_memory(t, plan, reterr));
+    return trim_memory(t, plan, reterr);
 }
 
 static void tuner_release(tuner *t)
@@ -383,12 +436,7 @@ static void backward(tuner *t)
 static uint32_t example_at(tuner *t, uint64_t epoch, size_t i)
 {
     if (t->perm_epoch != epoch + 1) {
-        for (size_t j = 0; j < t->o.n_train; j++) {
-            t->perm[j] = (uint32_t)j;
-        }
-        ew_rng rng;
-        ew_rng_init(&rng, t->o.seed, 100 + epoch);
-        ew_rng_shuffle(&rng, t->perm, t->o.n_train, sizeof(uint32_t));
+        shuffle_epoch(&t->o, epoch, t->perm);
         t->perm_epoch = epoch + 1;
     }
     return t->perm[i];
