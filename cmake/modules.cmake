@@ -52,8 +52,8 @@ ew_module(edge/agent_cli LAYER 11 DEPS base sys crypt text domain record db rag 
 
 ew_module(cloud/signer LAYER 9 DEPS base sys crypt text net)
 ew_module(cloud/registry LAYER 9 DEPS base sys crypt text domain db wire format model compress)
-# Pure: no database. kern: the dry runs that size memory take an ew_exec.
-ew_module(cloud/planner LAYER 9 DEPS base text crypt domain record kern model peft train probe)
+# Pure: no database. kern, sys: the dry runs that size memory take an ew_exec with the device's number of threads.
+ew_module(cloud/planner LAYER 9 DEPS base sys text crypt domain record kern model peft train probe)
 ew_module(cloud/offload LAYER 9 DEPS base crypt domain kern model split)
 ew_module(cloud/experiment LAYER 9 DEPS base sys crypt text domain task)
 # The operator's end of the wire, for `edgewise` and for the coordinator's own sub-commands.

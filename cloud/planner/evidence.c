@@ -182,6 +182,21 @@ double ew__seconds_factor(const ew_planner_input *in, uint32_t *ret_n)
     return exp(sum / (n + 1.0)); /* one pseudo-trial that says 1 */
 }
 
+uint64_t ew__ram_offset(const ew_planner_input *in, uint32_t *ret_n)
+{
+    double sum = 0;
+    uint32_t n = 0;
+    for (size_t i = 0; i < in->n_evidence; i++) {
+        const ew_evidence *e = &in->evidence[i];
+        if (strcmp(e->device, in->device_id) == 0 && e->ram_bytes > 0 && e->ram_predicted_bytes > 0) {
+            sum += e->ram_bytes - e->ram_predicted_bytes;
+            n++;
+        }
+    }
+    *ret_n = n;
+    return sum > 0 ? (uint64_t)(sum / (n + 1.0)) : 0;
+}
+
 double ew__fact(const ew_task_facts *facts, const char *name)
 {
     for (uint32_t i = 0; i < facts->n_measures && i < EW_COUNT(facts->measures); i++) {
