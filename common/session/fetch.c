@@ -221,8 +221,10 @@ static outcome one_reply(fetch *f, ew__request *r, ew_frame *frame, ew_msg *m, b
                           "artifact %s: the download was stopped; it goes on from here next time", f->m->name);
         return FAILED;
     }
-    ew__client_consumed(r, frame->wire_bytes, f->offset - f->stream_first + STREAM_CREDIT_BYTES);
     *ret_go_on = !bad && f->offset < f->m->size;
+    if (*ret_go_on) { /* the caller counts the last one */
+        ew__client_consumed(r, frame->wire_bytes, f->offset - f->stream_first + STREAM_CREDIT_BYTES);
+    }
     return f->offset == f->m->size && !bad ? WHOLE : AGAIN;
 }
 
