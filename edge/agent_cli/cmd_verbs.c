@@ -274,6 +274,7 @@ int ew_agent_cmd_chat(int argc, char **argv, void *ctx)
     int64_t last = 0;
     double temperature = 0;
     bool raw = false;
+    bool plain = false;
     bool offload = false;
     bool exact = false;
     bool compare = false;
@@ -281,6 +282,7 @@ int ew_agent_cmd_chat(int argc, char **argv, void *ctx)
     const ew_cli_opt opts[] = {
         EW_AGENT_LOCAL_OPTS(o, app),
         {"raw", 0, NULL, EW_CLI_FLAG, &raw, .help = "continue the prompt as it is, without the task's format"},
+        {"plain", 0, NULL, EW_CLI_FLAG, &plain, .help = "without the personal adapter"},
         {"max-tok", 'n', "N", EW_CLI_I64, &max_tok, .help = "longest answer (default: the task's)", .max = 1000000},
         {"temperature", 0, "X", EW_CLI_F64, &temperature, .help = "0 = the likeliest token (default)", .min = 0,
          .max = 100},
@@ -302,10 +304,10 @@ int ew_agent_cmd_chat(int argc, char **argv, void *ctx)
     if (status != EW_CLI_GO) {
         return status;
     }
-    EW_AUTO_JSON req =
-        json_pack("{s:s,s:b,s:I,s:f,s:I,s:b,s:I,s:I,s:b,s:b}", "verb", "chat", "raw", raw, "max_tok",
-                  (json_int_t)max_tok, "temperature", temperature, "seed", (json_int_t)seed, "offload", offload,
-                  "first_layer", (json_int_t)first, "last_layer", (json_int_t)last, "exact", exact, "compare", compare);
+    EW_AUTO_JSON req = json_pack("{s:s,s:b,s:b,s:I,s:f,s:I,s:b,s:I,s:I,s:b,s:b}", "verb", "chat", "raw", raw, "plain",
+                                 plain, "max_tok", (json_int_t)max_tok, "temperature", temperature, "seed",
+                                 (json_int_t)seed, "offload", offload, "first_layer", (json_int_t)first, "last_layer",
+                                 (json_int_t)last, "exact", exact, "compare", compare);
     ew_status st = prompt != NULL ? chat_once(app, &o, req, prompt, &err) : chat_loop(app, &o, req, &err);
     return st == EW_OK ? 0 : ew_agent_app_fail(st, &err);
 }

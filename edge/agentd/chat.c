@@ -37,6 +37,7 @@ typedef struct chat {
     char went_local[EW_ERROR_MSG_MAX]; /* why the link was given up */
     ew_chat_text_fn on_text;
     void *text_ctx;
+    bool told; /* some text was given to on_text */
 } chat;
 
 static void chat_release(chat *c)
@@ -176,7 +177,9 @@ static ew_status load(chat *c, ew_error *reterr)
     if (ew_model_tokenizer(c->model) == NULL) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "the model has no tokenizer");
     }
-    EW_TRY(load_adapter(c, reterr));
+    if (!c->opt->plain) {
+        EW_TRY(load_adapter(c, reterr));
+    }
     EW_TRY(load_prompt(c, reterr));
     return make_session(c, reterr);
 }
@@ -236,7 +239,7 @@ static ew_status open_offload(chat *c, ew_error *reterr)
     if (c->lora != NULL) {
         return ew_fail(
             reterr, EW_EUNSUPPORTED,
-            "layers with a personal adapter stay on the device: answer with --raw and no adapter, or locally");
+            "layers with a personal adapter stay on the device. HINT: chat --plain --offload answers without it");
     }
     EW_TRY(ew_agent_wait_up(c->a, 10000, reterr));
     ew_msg *reply = NULL;
@@ -305,6 +308,12 @@ static ew_status write_ledger(chat *c, const ew_split_stats *s, ew_error *reterr
 static bool on_generated(const char *text, size_t size, void *ctx)
 {
     chat *c = ctx;
+    /* A task's answer is " " + text: the blank belongs to the format. */
+    while (!c->opt->raw && !c->told && size > 0 && *text == ' ') {
+        text++;
+        size--;
+    }
+    c->told = c->told || size > 0;
     return c->on_text == NULL || c->on_text(text, size, c->text_ctx);
 }
 

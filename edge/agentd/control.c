@@ -68,6 +68,7 @@ static ew_status run_chat(ew_agent *a, const json_t *req, const ew_control_view 
     int64_t seed = 0;
     EW_TRY(ew_json_get_str(req, "chat", "prompt", &opt.prompt, reterr));
     EW_TRY(ew_json_opt_bool(req, "chat", "raw", &opt.raw, reterr));
+    EW_TRY(ew_json_opt_bool(req, "chat", "plain", &opt.plain, reterr));
     EW_TRY(ew_json_opt_bool(req, "chat", "offload", &opt.offload, reterr));
     EW_TRY(ew_json_opt_bool(req, "chat", "exact", &opt.exact, reterr));
     EW_TRY(ew_json_opt_bool(req, "chat", "compare", &opt.compare, reterr));
