@@ -447,7 +447,9 @@ static bool on_small(ew_client *c, ew_frame *frame, ew_fsm_event e)
     ew_msg *m = ew_msg_new(EW_MSG_NONE);
     ew_error err = EW_ERROR_INIT;
     ew_status st = m != NULL ? ew_wire_unpack(frame->envelope, frame->body, m, &err) : EW_ENOMEM;
-    ew__link_consume(&c->link, frame->wire_bytes);
+    if (e == EW_EV_REPLY) {
+        ew__link_consume(&c->link, frame->wire_bytes);
+    }
     ew_frame_free(&frame);
     if (st != EW_OK) {
         fail(c, EW_EV_CLOSE, EW_EREMOTE, err.msg);

@@ -31,6 +31,7 @@ static ew_status out_start(const ew_msg *msg, const ew_wire_header *h, size_t bo
     ew_status st = reserve != NULL ? ew_wire_pack_as(msg, &none, &o->buf, reterr) : ew_buf_check(&o->buf, reterr);
     o->env_len = o->buf.size - EW__OUT_RESERVE;
     o->body_len = body_len;
+    o->counted = ew__link_counts((uint32_t)msg->type);
     if (st == EW_OK && o->env_len > EW_LIMIT_ENVELOPE_BYTES - EW__OUT_RESERVE) {
         st = ew_fail(reterr, EW_ELIMIT, "message %s is too long", ew_msg_type_name(msg->type));
     }
@@ -78,6 +79,7 @@ ew_status ew__out_clone(const ew__out *o, ew__out **ret)
     c->env_len = o->env_len;
     c->body_len = o->body_len;
     c->bulk = o->bulk;
+    c->counted = o->counted;
     ew_buf_add(&c->buf, o->buf.data, o->buf.size);
     if (c->buf.status != EW_OK) {
         ew__out_free(&c);
@@ -187,7 +189,6 @@ static ew_status one_frame(ew__link *l, ew_frame *f, ew__frame_fn fn, void *ctx,
 {
     ew_wire_header h;
     uint64_t before = l->recv_bytes - l->told;
-    l->recv_bytes += f->wire_bytes;
     if (l->count_in != NULL) {
         *l->count_in += f->wire_bytes;
     }
@@ -196,11 +197,12 @@ static ew_status one_frame(ew__link *l, ew_frame *f, ew__frame_fn fn, void *ctx,
         ew_frame_free(&f);
         return st;
     }
-    if (before > l->window_in / 2 + EW__CONTROL_RESERVE_BYTES &&
-        l->recv_bytes - l->told > l->window_in + EW__CONTROL_RESERVE_BYTES) {
-        st = ew_fail(reterr, EW_ELIMIT, "the peer sent more than the session window");
-    } else {
-        st = ew_wire_walk(f->envelope, &h, reterr);
+    st = ew_wire_walk(f->envelope, &h, reterr);
+    if (st == EW_OK && ew__link_counts(h.payload)) {
+        l->recv_bytes += f->wire_bytes;
+        if (before > l->window_in / 2 && l->recv_bytes - l->told > l->window_in) {
+            st = ew_fail(reterr, EW_ELIMIT, "the peer sent more than the session window");
+        }
     }
     if (st == EW_OK && h.msg_id <= l->last_peer_id) {
         st = ew_fail(reterr, EW_ECORRUPT, "message id %llu after %llu", (unsigned long long)h.msg_id,
@@ -295,8 +297,7 @@ static bool may_send(const ew__link *l, const ew__out *o)
 {
     uint64_t open = l->sent_bytes - l->peer_consumed;
     size_t size = ew__out_bytes(o);
-    uint64_t window = l->window_out + (o->bulk || o->body_len > 0 ? 0 : EW__CONTROL_RESERVE_BYTES);
-    return open + size <= window || open <= l->window_out / 2;
+    return !o->counted || open + size <= l->window_out || open <= l->window_out / 2;
 }
 
 /* The next frame that may go now, taken off its queue. */
@@ -328,7 +329,7 @@ ew_status ew__link_flush(ew__link *l, ew_error *reterr)
     while (st == EW_OK && (o = next_out(l)) != NULL) {
         uint64_t id = l->next_id++;
         ew_span f = seal(o, id);
-        l->sent_bytes += f.size;
+        l->sent_bytes += o->counted ? f.size : 0;
         if (l->count_out != NULL) {
             *l->count_out += f.size;
         }
@@ -362,6 +363,11 @@ ew_status ew__link_flush(ew__link *l, ew_error *reterr)
         l->blocked_since_ms = EW_MAX(ew_mono_ms(), 1);
     }
     return st == EW_OK ? ew__link_flush_tls(l, reterr) : st;
+}
+
+bool ew__link_counts(uint32_t payload)
+{
+    return payload < EW_MSG_HELLO || payload > EW_MSG_CANCEL || payload == EW_MSG_ERROR;
 }
 
 void ew__link_consume(ew__link *l, size_t bytes)

@@ -1,10 +1,11 @@
 /* One TLS connection that carries frames: queues, message ids, the session window. Shared by server and client; the policy
  * (states, deadlines, who may what) is theirs.
  *
- * Window: a side counts the frame bytes that it sent since the connection came up; the other tells how many of them it has
- * finished with (bytes_consumed). A frame may be sent when it fits into the window with what is unconsumed, or when at most
- * half of the window is unconsumed (so that a frame of the largest size always goes in the end); control frames may use 64 KiB
- * more. Control frames overtake bulk frames. Locking: I/O thread only. */
+ * Window: a side counts the bytes of the frames that it sent since the connection came up, those of the session itself excepted
+ * (Hello, HelloAck, GoAway, Ping, Pong, Credit, Cancel: were they counted, two full windows could lock each other); the other
+ * tells how many of them it has finished with (bytes_consumed). A frame may be sent when it fits into the window with what is
+ * unconsumed, or when at most half of the window is unconsumed, so that a frame of the largest size always goes in the end.
+ * Control frames overtake bulk frames. Locking: I/O thread only. */
 #ifndef EW_SESSION_LINK_H
 #define EW_SESSION_LINK_H
 
@@ -17,7 +18,6 @@
 #include "net/tls.h"
 #include "wire/wire.h"
 
-#define EW__CONTROL_RESERVE_BYTES (64u * 1024)
 #define EW__OUT_RESERVE 32 /* frame header, msg_id and reply_to, written when the frame is sent */
 
 /* A frame to be sent. The envelope is packed without msg_id and reply_to. */
@@ -27,6 +27,7 @@ typedef struct ew__out {
     size_t env_len, body_len;
     uint64_t reply_to;
     bool bulk;
+    bool counted; /* by the session window */
     /* Called once: with the message id when it was written, with 0 when it was dropped. May be NULL. */
     void (*written)(struct ew__out *out, void *ctx, uint64_t msg_id);
     void *ctx;
@@ -81,6 +82,8 @@ ew_status ew__link_flush(ew__link *l, ew_error *reterr);
 /* Only TLS bytes (handshake, alerts, close_notify). */
 ew_status ew__link_flush_tls(ew__link *l, ew_error *reterr);
 /* We are finished with a received frame of that many bytes; queues a Credit when it is time to tell. */
+/* Is a frame with that payload counted by the window? */
+bool ew__link_counts(uint32_t payload);
 void ew__link_consume(ew__link *l, size_t bytes);
 /* The peer told that it has consumed so much. False: more than was sent. */
 bool ew__link_peer_consumed(ew__link *l, uint64_t bytes);

@@ -418,14 +418,12 @@ static bool on_hello(ew__conn *c, ew_frame *frame)
     ew_msg *m = ew_msg_new(EW_MSG_NONE);
     ew_error err = EW_ERROR_INIT;
     ew_status st = m != NULL ? ew_wire_unpack(frame->envelope, frame->body, m, &err) : EW_ENOMEM;
-    size_t bytes = frame->wire_bytes;
     ew_frame_free(&frame);
     if (st != EW_OK || !versions_fit(m)) {
         ew__conn_fail(c, EW_GO_AWAY_PROTOCOL, "Hello: %s", st != EW_OK ? err.msg : "no common version");
         ew_msg_free(&m);
         return false;
     }
-    ew__link_consume(&c->link, bytes);
     c->who = ew__server_known(c->s, c->peer.role, c->peer.id);
     c->peer.epoch = m->hello.session_epoch;
     if (c->who == NULL || !device_epoch(c, m)) {
@@ -525,7 +523,6 @@ static bool on_control(ew__conn *c, ew_frame *frame)
     ew_msg m;
     ew_error err = EW_ERROR_INIT;
     ew_status st = ew_wire_unpack(frame->envelope, frame->body, &m, &err);
-    ew__link_consume(&c->link, frame->wire_bytes);
     ew_frame_free(&frame);
     if (st != EW_OK) {
         ew__conn_fail(c, EW_GO_AWAY_PROTOCOL, "control frame: %s", err.msg);
@@ -627,7 +624,6 @@ static bool on_frame(void *ctx, ew_frame *frame, const ew_wire_header *h)
         ew__job_reply(c, frame, h);
         break;
     case EW_EV_GO_AWAY:
-        ew__link_consume(&c->link, frame->wire_bytes);
         ew_frame_free(&frame);
         ew_str_copy(c->why, sizeof(c->why), "the peer said goodbye");
         if (c->state == EW_SERVER_DRAINING) {

@@ -237,6 +237,13 @@ static ew_status build_repeated(const builder *b, const ew__field *f, const char
             memcpy(to, &d, sizeof(d));
         } else {
             memcpy(to, from, elem);
+            double v = 0;
+            if (f->kind == EW__REP_F64) {
+                memcpy(&v, from, sizeof(v));
+            }
+            if (!isfinite(v)) {
+                return out_of(b, f, "is not a finite number");
+            }
         }
     }
     size_t count = n;
