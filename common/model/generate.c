@@ -207,10 +207,18 @@ static size_t common(const ew_label *a, const ew_label *b)
     return n;
 }
 
-/* rows[j] = log-probabilities' source of label token j: logits after prompt + ids[0, j). Row 0 is the prompt's. */
-static ew_status score_all(ew_session *s, uint32_t pos, const ew_label *labels, size_t n_labels, float *rows, size_t V,
+/* rows[j] = logits after prompt + ids[0, j), what label token j is judged by, and lse[j] its log sum exp. Row 0 is the prompt's. */
+typedef struct label_rows {
+    float *logits; /* [longest label, V] */
+    double *lse;   /* [longest label] */
+    size_t V;
+} label_rows;
+
+static ew_status score_all(ew_session *s, uint32_t pos, const ew_label *labels, size_t n_labels, label_rows *rows,
                            double *ret, ew_error *reterr)
 {
+    const size_t V = rows->V;
+    rows->lse[0] = ew_log_sum_exp(rows->logits, V);
     for (size_t i = 0; i < n_labels; i++) {
         const ew_label *l = &labels[i];
         size_t keep =
@@ -220,11 +228,12 @@ static ew_status score_all(ew_session *s, uint32_t pos, const ew_label *labels, 
         }
         ew_session_rewind(s, pos + (uint32_t)EW_MIN(keep, l->n - 1));
         for (size_t j = keep; j + 1 < l->n; j++) {
-            EW_TRY(ew_session_eval(s, &l->ids[j], 1, rows + (j + 1) * V, reterr));
+            EW_TRY(ew_session_eval(s, &l->ids[j], 1, rows->logits + (j + 1) * V, reterr));
+            rows->lse[j + 1] = ew_log_sum_exp(rows->logits + (j + 1) * V, V);
         }
         ret[i] = 0;
         for (size_t j = 0; j < l->n; j++) {
-            ret[i] += ew_log_prob(rows + j * V, V, l->ids[j]);
+            ret[i] += (double)rows->logits[j * V + (size_t)l->ids[j]] - rows->lse[j];
         }
     }
     return EW_OK;
@@ -248,17 +257,21 @@ ew_status ew_score_labels(ew_session *s, const int32_t *prompt, size_t n_prompt,
         longest = EW_MAX(longest, labels[i].n);
     }
     size_t n_rows;
-    float *rows = ew_size_mul(longest, V, &n_rows) ? ew_malloc(n_rows, sizeof(float)) : NULL;
-    if (rows == NULL) {
-        return ew_fail(reterr, EW_ENOMEM, "not enough memory for labels of %zu tokens", longest);
+    label_rows rows = {.V = V, .lse = ew_calloc(longest, sizeof(double))};
+    rows.logits = ew_size_mul(longest, V, &n_rows) ? ew_malloc(n_rows, sizeof(float)) : NULL;
+    ew_status st = rows.logits == NULL || rows.lse == NULL
+                       ? ew_fail(reterr, EW_ENOMEM, "not enough memory for labels of %zu tokens", longest)
+                       : EW_OK;
+    if (st == EW_OK) {
+        ew_session_reset(s);
+        st = ew_session_eval(s, prompt, n_prompt, rows.logits, reterr);
     }
-    ew_session_reset(s);
-    ew_status st = ew_session_eval(s, prompt, n_prompt, rows, reterr);
     if (st == EW_OK) {
         uint32_t pos = ew_session_pos(s);
-        st = score_all(s, pos, labels, n_labels, rows, V, ret_log_prob, reterr);
+        st = score_all(s, pos, labels, n_labels, &rows, ret_log_prob, reterr);
         ew_session_rewind(s, EW_MIN(pos, ew_session_pos(s)));
     }
-    ew_free(rows);
+    ew_free(rows.logits);
+    ew_free(rows.lse);
     return st;
 }

@@ -40,14 +40,19 @@ int32_t ew_argmax(const float *x, size_t n)
     return (int32_t)best;
 }
 
-double ew_log_prob(const float *logits, size_t n, int32_t id)
+double ew_log_sum_exp(const float *logits, size_t n)
 {
     float max = logits[ew_argmax(logits, n)];
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
         sum += exp((double)logits[i] - (double)max);
     }
-    return (double)logits[id] - (double)max - log(sum);
+    return (double)max + log(sum);
+}
+
+double ew_log_prob(const float *logits, size_t n, int32_t id)
+{
+    return (double)logits[id] - ew_log_sum_exp(logits, n);
 }
 
 static ew_status check_opt(const ew_sampler_opt *o, ew_error *reterr)

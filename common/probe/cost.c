@@ -9,6 +9,11 @@
 #include "sys/pool.h"
 
 #define DEFAULT_EPOCHS 3.0
+/* Positions that a token attends to in the probe's passes: half of a prompt's tokens; prompt and half of what is decoded (probe/probe.c). */
+#define NEAR_PREFILL_CTX (EW_COST_PROMPT_TOK / 2.0)
+#define FAR_PREFILL_CTX (EW_COST_LONG_TOK / 2.0)
+#define NEAR_DECODE_CTX (EW_COST_PROMPT_TOK + EW_COST_DECODE_TOK / 2.0)
+#define FAR_DECODE_CTX (EW_COST_LONG_TOK + EW_COST_DECODE_TOK / 2.0)
 #define BATCH 8.0 /* examples of a step, as train/tune.h takes it */
 /* Training passes over val: before the first step and once per epoch (train/tune.h). */
 #define VAL_PASSES(epochs) (1.0 + (epochs))
@@ -92,23 +97,58 @@ static bool find_rate(const ew_device_caps *caps, const char *kind, const char *
     return true;
 }
 
+/* Seconds of a token that attends to ctx positions, from a rate measured at ctx0 and, when there is one, another at ctx1. */
+typedef struct line {
+    double ctx0, ctx1;
+    double s0, s1;
+    double spread; /* relative */
+} line;
+
+static bool find_line(const ew_device_caps *caps, const ew_model_config *cfg, const char *kind, const char *dtype,
+                      line *ret)
+{
+    rate near;
+    rate far;
+    char longer[32];
+    bool decode = strcmp(kind, "decode") == 0;
+    double head = decode ? ew_cost_flop_head(cfg) : 0;
+    (void)snprintf(longer, sizeof(longer), "%s-long", kind);
+    if (!find_rate(caps, kind, dtype, cfg->C, &near)) {
+        return false;
+    }
+    *ret = (line){.ctx0 = decode ? NEAR_DECODE_CTX : NEAR_PREFILL_CTX,
+                  .ctx1 = decode ? FAR_DECODE_CTX : FAR_PREFILL_CTX,
+                  .spread = near.spread};
+    if (!find_rate(caps, longer, dtype, cfg->C, &far)) {
+        far = near;
+    }
+    ret->s0 = (ew_cost_flop_layers(cfg, ret->ctx0) + head) / near.value;
+    ret->s1 = (ew_cost_flop_layers(cfg, ret->ctx1) + head) / far.value;
+    return true;
+}
+
+/* A falling line is noise. */
+static double at(const line *l, double ctx)
+{
+    double slope = fmax(l->s1 - l->s0, 0) / (l->ctx1 - l->ctx0);
+    return fmax(l->s0 + slope * (ctx - l->ctx0), 0.3 * l->s0);
+}
+
 double ew_cost_seconds(const ew_device_caps *caps, const ew_model_config *cfg, const char *dtype,
                        const ew_cost_work *work, double *ret_low, double *ret_high)
 {
-    rate prefill;
-    rate decode;
+    line prefill;
+    line decode;
     rate train = {1, 0};
-    double head = ew_cost_flop_head(cfg);
-    if (!find_rate(caps, "prefill", dtype, cfg->C, &prefill) || !find_rate(caps, "decode", dtype, cfg->C, &decode) ||
+    if (!find_line(caps, cfg, "prefill", dtype, &prefill) || !find_line(caps, cfg, "decode", dtype, &decode) ||
         (work->train_tok > 0 && !find_rate(caps, "train", dtype, cfg->C, &train))) {
         return NAN;
     }
-    double trained = ew_cost_flop_layers(cfg, work->train_ctx);
-    double parts[] = {work->prefill_tok * ew_cost_flop_layers(cfg, work->prefill_ctx) / prefill.value,
-                      work->decode_tok * (ew_cost_flop_layers(cfg, work->decode_ctx) + head) / decode.value,
-                      work->train_tok * trained / train.value,
+    double step = ew_cost_flop_layers(cfg, NEAR_PREFILL_CTX) / train.value * at(&prefill, work->train_ctx) / prefill.s0;
+    double parts[] = {work->prefill_tok * at(&prefill, work->prefill_ctx),
+                      work->decode_tok * at(&decode, work->decode_ctx), work->train_tok * step,
                       /* a validation pass in training is about the forward third of a step */
-                      work->train_val_tok * trained / (3 * train.value)};
+                      work->train_val_tok * step / 3};
     if (work->max_seconds > 0 && parts[2] + parts[3] > work->max_seconds) {
         double cut = work->max_seconds / (parts[2] + parts[3]);
         parts[2] *= cut;
@@ -137,6 +177,7 @@ double ew_cost_seconds(const ew_device_caps *caps, const ew_model_config *cfg, c
 #define THREAD_BYTES (640u << 10)
 /* Measured: pages of the program and its libraries that are first touched while it scores, tunes and writes the result. */
 #define CODE_BYTES (512u << 10)
+#define TRAIN_CODE_BYTES (384u << 10)
 #define VOCAB_ENTRY_BYTES 160u
 #define METADATA_MAX (64u << 20)
 
@@ -167,8 +208,8 @@ ew_status ew_cost_ram(const ew_cost_ram_opt *opt, uint64_t *ret_bytes, ew_error 
                             .seq_max = opt->n_ctx};
         EW_TRY(ew_tune_memory(opt->tune != NULL ? opt->tune : &tune, &plan, reterr));
         /* The adapter, a fifth of what training keeps of it, stays while the personalised model is scored. */
-        phase =
-            EW_MAX(phase + plan.adapter_bytes / 5, plan.adapter_bytes + plan.activ_bytes + plan.scratch_bytes);
+        phase = EW_MAX(phase + plan.adapter_bytes / 5, plan.adapter_bytes + plan.activ_bytes + plan.scratch_bytes) +
+                TRAIN_CODE_BYTES;
     }
     /* Opening a GGUF reads its metadata through the same mapping. */
     uint64_t file = 0;

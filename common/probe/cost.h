@@ -3,9 +3,12 @@
  *
  * Seconds. A token costs  flop(config) / rate;  rates are effective FLOP/s of whole passes (norms, attention and dispatch included), measured by
  * the probe on two synthetic models (d_model 128 and 256) in each weight type and interpolated in log d_model between them (constant outside):
- *   "prefill.<dtype>.<C>"  forward of prompts        "decode.<dtype>.<C>"  one token at a time
- *   "train.<dtype>.<C>"    LoRA step: forward, recompute and backward         unit GFLOP/s, counting
+ *   "prefill.<dtype>.<C>"  forward of prompts (160 tok)   "prefill-long.<dtype>.<C>"  of 448 tokens
+ *   "decode.<dtype>.<C>"   one token at a time after 160   "decode-long.<dtype>.<C>"   after 448
+ *   "train.<dtype>.<C>"    LoRA step: forward, recompute and backward           unit GFLOP/s, counting
  *   flop(token) = 2 * (linear parameters of all layers) + 4 * H * D * L * (positions it attends to) + 2 * V * C for the head where it is computed.
+ * Attention costs more time for its FLOP than the rest: the cost of a token is the line through the two measured lengths, and training grows with
+ * the length as the forward pass does.
  * Work of one trial (ew_cost_work): evaluation of val and test items twice (untouched and personalised), each a prompt and the answer's candidates (all labels,
  * or the generated text), and steps of training until the plateau or the epochs' end.
  *
@@ -21,6 +24,11 @@
 #include "model/model.h"
 #include "model/session.h"
 #include "train/tune.h"
+
+/* What the probe times: prompts, long ones (with retrieved items), and tokens one by one after them. */
+#define EW_COST_PROMPT_TOK 160
+#define EW_COST_LONG_TOK 448
+#define EW_COST_DECODE_TOK 24
 
 /* Tokens of each kind that a trial computes, and how many earlier positions each of them attends to in the mean. */
 typedef struct ew_cost_work {

@@ -23,8 +23,9 @@
 #include "train/tune.h"
 
 #define REPEATS 3
-#define PROMPT_TOK 160
-#define DECODE_TOK 24
+#define PROMPT_TOK EW_COST_PROMPT_TOK
+#define LONG_TOK EW_COST_LONG_TOK
+#define DECODE_TOK EW_COST_DECODE_TOK
 #define PROBE_VOCAB 2048
 #define READ_BYTES (16u << 20)
 
@@ -178,43 +179,65 @@ static void fill_ids(int32_t *ids, size_t n, uint64_t stream)
     }
 }
 
-static ew_status measure_session(const ew_probe_opt *opt, ew_model *m, const char *dtype, ew_device_caps *caps,
-                                 ew_error *reterr)
+typedef struct pass {
+    ew_session *s;
+    float *logits; /* [V] */
+    size_t V;
+    const char *dtype;
+    ew_device_caps *caps;
+} pass;
+
+/* A prompt of n tokens, then DECODE_TOK tokens one by one, each judged as a label's token is. */
+static ew_status measure_prompt(pass *p, size_t n, const char *suffix, ew_error *reterr)
 {
-    const ew_model_config *cfg = ew_model_config_of(m);
-    EW_AUTO(ew_session) s = NULL;
-    int32_t ids[PROMPT_TOK];
+    const ew_model_config *cfg = ew_model_config_of(ew_session_model(p->s));
+    int32_t ids[LONG_TOK];
     double prefill[REPEATS];
     double decode[REPEATS];
     char name[64];
-    float *logits = ew_malloc(cfg->V, sizeof(float));
-    if (logits == NULL) {
-        return ew_fail(reterr, EW_ENOMEM, "out of memory in the probe");
-    }
-    fill_ids(ids, PROMPT_TOK, 1);
-    ew_status st = ew_session_new(m, &(ew_session_opt){.n_ctx = 512, .exec = opt->exec}, &s, reterr);
-    for (int r = -1; r < REPEATS && st == EW_OK; r++) {
-        ew_session_reset(s);
+    volatile double sink = 0;
+    fill_ids(ids, n, 1);
+    for (int r = -1; r < REPEATS; r++) {
+        ew_session_reset(p->s);
         uint64_t begin = ew_mono_ns();
-        st = ew_session_eval(s, ids, PROMPT_TOK, logits, reterr);
+        EW_TRY(ew_session_eval(p->s, ids, n, p->logits, reterr));
         uint64_t middle = ew_mono_ns();
-        for (int i = 0; i < DECODE_TOK && st == EW_OK; i++) {
-            st = ew_session_eval(s, &ids[i], 1, logits, reterr);
+        for (int i = 0; i < DECODE_TOK; i++) {
+            EW_TRY(ew_session_eval(p->s, &ids[i], 1, p->logits, reterr));
+            sink += ew_log_sum_exp(p->logits, p->V);
         }
         if (r >= 0) {
             prefill[r] = (double)(middle - begin) * 1e-9;
             decode[r] = (double)(ew_mono_ns() - middle) * 1e-9;
         }
     }
-    ew_free(logits);
-    EW_TRY(st);
-    double prompt = ew_cost_flop_layers(cfg, PROMPT_TOK / 2.0) * 1e-9;
-    double token = (ew_cost_flop_layers(cfg, PROMPT_TOK + DECODE_TOK / 2.0) + ew_cost_flop_head(cfg)) * 1e-9;
-    (void)snprintf(name, sizeof(name), "prefill.%s.%u", dtype, cfg->C);
-    add_rate(caps, name, "GFLOP/s", prompt * PROMPT_TOK, prefill, REPEATS);
-    (void)snprintf(name, sizeof(name), "decode.%s.%u", dtype, cfg->C);
-    add_rate(caps, name, "GFLOP/s", token * DECODE_TOK, decode, REPEATS);
+    double ctx = (double)n;
+    double prompt = ew_cost_flop_layers(cfg, ctx / 2) * 1e-9;
+    double token = (ew_cost_flop_layers(cfg, ctx + DECODE_TOK / 2.0) + ew_cost_flop_head(cfg)) * 1e-9;
+    (void)snprintf(name, sizeof(name), "prefill%s.%s.%u", suffix, p->dtype, cfg->C);
+    add_rate(p->caps, name, "GFLOP/s", prompt * ctx, prefill, REPEATS);
+    (void)snprintf(name, sizeof(name), "decode%s.%s.%u", suffix, p->dtype, cfg->C);
+    add_rate(p->caps, name, "GFLOP/s", token * DECODE_TOK, decode, REPEATS);
     return EW_OK;
+}
+
+static ew_status measure_session(const ew_probe_opt *opt, ew_model *m, const char *dtype, ew_device_caps *caps,
+                                 ew_error *reterr)
+{
+    EW_AUTO(ew_session) s = NULL;
+    pass p = {.V = ew_model_config_of(m)->V, .dtype = dtype, .caps = caps};
+    EW_TRY(ew_session_new(m, &(ew_session_opt){.n_ctx = 512, .exec = opt->exec}, &s, reterr));
+    p.s = s;
+    p.logits = ew_malloc(p.V, sizeof(float));
+    if (p.logits == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory in the probe");
+    }
+    ew_status st = measure_prompt(&p, PROMPT_TOK, "", reterr);
+    if (st == EW_OK) {
+        st = measure_prompt(&p, LONG_TOK, "-long", reterr);
+    }
+    ew_free(p.logits);
+    return st;
 }
 
 /* Steps of the real trainer on random examples; two runs of different length, so that what happens once is not counted. */
@@ -254,8 +277,8 @@ static ew_status measure_train(const ew_probe_opt *opt, ew_model *m, const char 
         EW_TRY(st);
     }
     (void)snprintf(name, sizeof(name), "train.%s.%u", dtype, ew_model_config_of(m)->C);
-    add_rate(caps, name, "GFLOP/s", ew_cost_flop_layers(ew_model_config_of(m), PROMPT_TOK / 2.0) * 1e-9 * tokens, seconds,
-             EW_COUNT(seconds));
+    add_rate(caps, name, "GFLOP/s", ew_cost_flop_layers(ew_model_config_of(m), PROMPT_TOK / 2.0) * 1e-9 * tokens,
+             seconds, EW_COUNT(seconds));
     return EW_OK;
 }
 

@@ -41,6 +41,7 @@ typedef struct trial {
     uint64_t file_before;      /* resident pages of files before the model was opened */
     uint64_t file_after;       /* and after */
     ew_cost_item cost;         /* means over the items */
+    double prompts_s;          /* making the prompts of all items took so long */
     ew_run_forecast forecast;
     ew_tune_opt tune;
     ew_trial_result *out;
@@ -173,8 +174,8 @@ static void fill_tune(trial *t)
     const ew_settings *s = &t->spec->settings;
     uint32_t batch = batch_of(t);
     uint64_t epochs = s->epochs > 0 ? (uint64_t)ceil(s->epochs) : EPOCHS_DEFAULT;
-    uint64_t steps = epochs * ((t->n_history + (batch != 0 ? batch : BATCH_DEFAULT) - 1) /
-                               (batch != 0 ? batch : BATCH_DEFAULT));
+    uint64_t steps =
+        epochs * ((t->n_history + (batch != 0 ? batch : BATCH_DEFAULT) - 1) / (batch != 0 ? batch : BATCH_DEFAULT));
     t->tune = (ew_tune_opt){
         .model = t->model,
         .exec = t->exec,
@@ -261,9 +262,8 @@ static ew_status count_candidates(trial *t, ew_error *reterr)
         before = ids;
         ids = swap;
     }
-    t->cost.decode_tok = t->task->n_labels > 0
-                             ? sum
-                             : ew_cost_generate_tok(t->cost.answer_tok, (double)t->task->max_answer_tok);
+    t->cost.decode_tok =
+        t->task->n_labels > 0 ? sum : ew_cost_generate_tok(t->cost.answer_tok, (double)t->task->max_answer_tok);
     return EW_OK;
 }
 
@@ -276,6 +276,7 @@ static ew_status measure_items(trial *t, ew_error *reterr)
     double filled = 0;
     double answer = 0;
     size_t longest = 0;
+    uint64_t begin = ew_mono_ns();
     for (size_t i = 0; i < n; i++) {
         const ew_item *item = i < t->n_val ? &t->val[i] : &t->test[i - t->n_val];
         ids.n = 0;
@@ -290,9 +291,9 @@ static ew_status measure_items(trial *t, ew_error *reterr)
         EW_TRY(ew_prompter_answer(t->plain, item->output, &ids, reterr));
         answer += (double)ids.n;
     }
-    t->cost = (ew_cost_item){.prompt_tok = prompt / (double)n,
-                             .answer_tok = answer / (double)n,
-                             .filled_tok = filled / (double)n};
+    t->cost = (ew_cost_item){
+        .prompt_tok = prompt / (double)n, .answer_tok = answer / (double)n, .filled_tok = filled / (double)n};
+    t->prompts_s = (double)(ew_mono_ns() - begin) * 1e-9;
     /* Room for the longest prompt and what is tried or written after it. */
     t->n_ctx = EW_MIN((uint32_t)longest + (uint32_t)t->task->max_answer_tok + 2, t->seq_max);
     return count_candidates(t, reterr);
@@ -317,7 +318,8 @@ static void predict_seconds(trial *t)
     if (t->env->caps != NULL) {
         ew_cost_work_of(t->spec->method, &t->spec->settings, &t->cost, t->n_history, t->n_val, t->n_test, &work);
         t->forecast.seconds =
-            ew_cost_seconds(t->env->caps, ew_model_config_of(t->model), dtype_of(t, dtype), &work, NULL, NULL);
+            ew_cost_seconds(t->env->caps, ew_model_config_of(t->model), dtype_of(t, dtype), &work, NULL, NULL) +
+            t->prompts_s;
     }
 }
 

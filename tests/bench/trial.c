@@ -29,8 +29,8 @@ static ew_status probe(const char *path, unsigned threads, ew_error *err)
     ew_device_caps *caps = ew_xcalloc(1, sizeof(*caps));
     EW_TRY(ew_pool_new(threads, &pool, err));
     ew_status st = ew_probe_run(
-        &(ew_probe_opt){.exec = {.kern = ew_kern_get(NULL), .pool = pool}, .disk_path = "/tmp", .temp_dir = "/tmp"}, caps,
-        err);
+        &(ew_probe_opt){.exec = {.kern = ew_kern_get(NULL), .pool = pool}, .disk_path = "/tmp", .temp_dir = "/tmp"},
+        caps, err);
     for (uint32_t i = 0; i < caps->n_rates && st == EW_OK; i++) {
         (void)printf("%-20s %12.3f %s (spread %.3f)\n", caps->rates[i].name, caps->rates[i].value, caps->rates[i].unit,
                      caps->rates[i].spread);
@@ -66,7 +66,8 @@ static ew_status vocab_of(const char *path, uint32_t V, ew_vocab **ret_vocab, ew
 static ew_status model(int n, char **arg, ew_error *err)
 {
     uint32_t C = (uint32_t)atoi(arg[2]);
-    toy_shape s = {.C = C, .H = C / 32, .K = C / 64, .F = 3 * C, .L = (uint32_t)atoi(arg[3]), .V = (uint32_t)atoi(arg[4])};
+    toy_shape s = {
+        .C = C, .H = C / 32, .K = C / 64, .F = 3 * C, .L = (uint32_t)atoi(arg[3]), .V = (uint32_t)atoi(arg[4])};
     s.n_ctx = 512;
     if (n > 5) {
         EW_AUTO(ew_vocab) vocab = NULL;
@@ -108,8 +109,9 @@ static ew_status run(int n, char **arg, ew_error *err)
         (void)printf("  %-24s %g %s\n", r->measures[i].name, r->measures[i].values[0], r->measures[i].unit);
     }
     if (getenv("EW_SMAPS") != NULL) {
-        (void)!system("awk '/^[0-9a-f]+-/{n=$6} /^Rss/{r[n]+=$2} END{for(k in r) if(r[k]>60) print r[k], k}' /proc/$PPID/smaps | "
-                      "sort -rn >&2; grep -E 'VmHWM|VmRSS|Rss' /proc/$PPID/status >&2");
+        (void)!system(
+            "awk '/^[0-9a-f]+-/{n=$6} /^Rss/{r[n]+=$2} END{for(k in r) if(r[k]>60) print r[k], k}' /proc/$PPID/smaps | "
+            "sort -rn >&2; grep -E 'VmHWM|VmRSS|Rss' /proc/$PPID/status >&2");
     }
     ew_free(caps);
     ew_free(r);

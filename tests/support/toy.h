@@ -27,13 +27,15 @@ typedef struct toy_shape {
         .C = 64, .H = 4, .K = 2, .F = 128, .V = 512, .L = 2, .n_ctx = 256                                              \
     }
 
-static const char *const toy_sections[] = {"perl",  "python", "libs", "golang", "javascript", "haskell", "ruby", "rust",
-                                           "games", "science", "net", "fonts", "text", "sound", "java"};
+static const char *const toy_sections[] = {"perl",    "python", "libs", "golang", "javascript",
+                                           "haskell", "ruby",   "rust", "games",  "science",
+                                           "net",     "fonts",  "text", "sound",  "java"};
 
 /* Words of two or three syllables, always the same. */
 static inline void toy_word(ew_rng *rng, ew_buf *out)
 {
-    static const char *const syllable[] = {"ka", "lo", "mi", "ter", "san", "du", "vel", "po", "rin", "ga", "bel", "sto"};
+    static const char *const syllable[] = {"ka",  "lo", "mi",  "ter", "san", "du",
+                                           "vel", "po", "rin", "ga",  "bel", "sto"};
     size_t n = 2 + ew_rng_below(rng, 2);
     for (size_t i = 0; i < n; i++) {
         ew_buf_adds(out, syllable[ew_rng_below(rng, EW_COUNT(syllable))]);
@@ -41,7 +43,8 @@ static inline void toy_word(ew_rng *rng, ew_buf *out)
 }
 
 /* n items: words about one of n_labels sections, which is the output; with synopsis the output is a few of the words. */
-static inline ew_status toy_items(size_t n, size_t n_words, size_t n_labels, bool synopsis, uint64_t seed, ew_items *ret)
+static inline ew_status toy_items(size_t n, size_t n_words, size_t n_labels, bool synopsis, uint64_t seed,
+                                  ew_items *ret)
 {
     ew_rng rng;
     ew_rng_init(&rng, seed, 3);
@@ -164,7 +167,8 @@ static inline ew_status toy_save_vocab(const char *path, const toy_shape *s, con
     return st;
 }
 
-static inline ew_status toy_save(const char *path, const toy_shape *s, const char *dtype, uint64_t seed, ew_error *reterr)
+static inline ew_status toy_save(const char *path, const toy_shape *s, const char *dtype, uint64_t seed,
+                                 ew_error *reterr)
 {
     EW_AUTO(ew_vocab) vocab = NULL;
     EW_TRY(toy_vocab(s->V, &vocab, reterr));
