@@ -14,7 +14,6 @@ ew_module(common/domain LAYER 1 DEPS base)
 ew_module(common/kern LAYER 2 DEPS base sys LIBS m)
 ew_module(common/net LAYER 2 DEPS base sys crypt LIBS PkgConfig::zmq PkgConfig::ssl PkgConfig::crypto)
 ew_module(common/db LAYER 2 DEPS base sys crypt LIBS PkgConfig::sqlite)
-ew_module(common/http LAYER 2 DEPS base sys text LIBS PkgConfig::event)
 ew_module(common/record LAYER 2 DEPS base text domain)  # domain values as JSON
 # L3
 # Between the kernels and the files: format hands out the views that tensor defines.
@@ -39,7 +38,6 @@ ew_module(common/compress LAYER 6 DEPS base sys kern tensor format model)
 # L7
 # probe: times whole passes of the engine and of the trainer, so it lies above both
 ew_module(common/probe LAYER 7 DEPS base sys kern token domain model peft train)
-ew_module(common/serve LAYER 7 DEPS base sys text http token model peft rag)
 ew_module(common/run LAYER 8 DEPS base sys text crypt domain record kern token rag model task peft probe train)
 ew_module(common/jobs LAYER 7 DEPS base sys crypt domain db)
 
