@@ -9,6 +9,9 @@
 #include "record/record.h"
 #include "text/json.h"
 
+/* As many seconds say that the probe is right before any trial does: short trials measure little. */
+#define SECONDS_PSEUDO 5.0
+
 /* ---- JSON */
 
 ew_status ew_evidence_to_json(const ew_trial_spec *spec, const ew_trial_result *result, const char *model_name,
@@ -169,17 +172,18 @@ void ew__pool_trials(const ew_planner_input *in, const ew_candidate *c, ew_metho
 
 double ew__seconds_factor(const ew_planner_input *in, uint32_t *ret_n)
 {
-    double sum = 0;
+    double measured = SECONDS_PSEUDO, predicted = SECONDS_PSEUDO;
     uint32_t n = 0;
     for (size_t i = 0; i < in->n_evidence; i++) {
         const ew_evidence *e = &in->evidence[i];
         if (strcmp(e->device, in->device_id) == 0 && e->seconds > 0 && e->seconds_predicted > 0) {
-            sum += log(e->seconds / e->seconds_predicted);
+            measured += e->seconds;
+            predicted += e->seconds_predicted;
             n++;
         }
     }
     *ret_n = n;
-    return exp(sum / (n + 1.0)); /* one pseudo-trial that says 1 */
+    return fmin(fmax(measured / predicted, 0.5), 2); /* beyond that something else is wrong */
 }
 
 uint64_t ew__ram_offset(const ew_planner_input *in, uint32_t *ret_n)

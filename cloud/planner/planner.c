@@ -13,11 +13,14 @@
 #include "probe/cost.h"
 #include "sys/pool.h"
 
-#define ANSWER_MAX 96u           /* tokens of free text at most, as task/ has it */
-#define SEQ_MAX 512u             /* as run/ takes it */
-#define INDEX_BYTES (2u << 20)   /* of retrieval over some hundred items */
-#define PROCESS_BASE (12u << 20) /* a worker with nothing loaded, where the probe did not say */
-#define ITEM_TOK_BYTES 16.0      /* an item's text and token ids, per token */
+#define ANSWER_MAX 96u /* tokens of free text at most, as task/ has it */
+#define SEQ_MAX 512u   /* as run/ takes it */
+#define WORKER_BYTES                                                                                                   \
+    (2250u << 10)                 /* beside the probe's base: code that runs, items, task, labels; measured on x86-64 */
+#define INDEX_BYTES (1200u << 10) /* of retrieval over some hundred items, likewise */
+#define EXAMPLES_MAX 512u         /* that a dry run of training is given */
+#define PROCESS_BASE (12u << 20)  /* a worker with nothing loaded, where the probe did not say */
+#define ITEM_TOK_BYTES 16.0       /* an item's text and token ids, per token */
 #define THREADS_MAX 64u
 #define RAG_K 2u /* G10 */
 #define EPOCHS 3.0
@@ -97,7 +100,36 @@ static uint64_t process_bytes(const ew_planner_input *in, const ew_candidate *c,
     const ew_rate *r = in->caps != NULL ? ew_caps_rate(in->caps, "process.base") : NULL;
     double base = r != NULL && r->value > 0 && r->value < 1e12 ? r->value : PROCESS_BASE;
     double items = (double)in->facts->n_items * in->facts->mean_item_tok * ITEM_TOK_BYTES;
-    return (uint64_t)(base + items) + ew_cost_vocab_bytes(c->config) + (ew_method_retrieves(method) ? INDEX_BYTES : 0);
+    return (uint64_t)(base + items) + ew_cost_vocab_bytes(c->config) + WORKER_BYTES +
+           (ew_method_retrieves(method) ? INDEX_BYTES : 0);
+}
+
+/* Training on examples of the lengths that the facts suggest (short ones beside long ones, as people write): the trainer's own dry run then sizes its passes as
+ * it will with the real ones. ids: zeros, as many as the longest. */
+static void fill_tune(const planner *p, const ew_candidate *c, ew_method method, const ew_settings *s,
+                      ew_tune_example *examples, const int32_t *ids, ew_tune_opt *ret)
+{
+    static const double spread[] = {1.0, 0.5, 1.8, 0.7, 0.25, 1.3, 0.9, 0.4, 2.3, 0.6, 0.15};
+    const ew_task_facts *f = p->in->facts;
+    double answer = fmin(f->mean_answer_tok > 0 ? f->mean_answer_tok : 4, UINT8_MAX);
+    double item =
+        (f->mean_item_tok > 0 ? f->mean_item_tok : 120) * (ew_method_retrieves(method) ? 1.0 + s->rag_k : 1.0);
+    uint32_t seq = EW_MIN(SEQ_MAX, c->config->n_ctx_train);
+    uint32_t n_val = EW_MIN(f->n_items / 5, EXAMPLES_MAX / 4),
+             n = EW_MIN(f->n_items - 2 * (f->n_items / 5), EXAMPLES_MAX);
+    for (uint32_t i = 0; i < n + n_val; i++) {
+        double tok = fmax(fmin(item * spread[i % EW_COUNT(spread)], seq), answer + 2);
+        examples[i] = (ew_tune_example){.id = ids, .n_answer = (uint32_t)answer, .n_prompt = (uint32_t)(tok - answer)};
+    }
+    *ret = (ew_tune_opt){.model = c->model,
+                         .exec = {.pool = p->pool},
+                         .lora = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets},
+                         .train = examples,
+                         .n_train = n,
+                         .val = examples + n,
+                         .n_val = n_val,
+                         .epochs = (uint32_t)ceil(s->epochs),
+                         .seq_max = seq};
 }
 
 /* The sum that run/ makes before a trial, from the same dry runs. */
@@ -110,9 +142,25 @@ static ew_status dry_run(const planner *p, const ew_candidate *c, ew_method meth
                            .settings = s,
                            .n_ctx = longest(p->in, c, method, s),
                            .process_bytes = process_bytes(p->in, c, method)};
-    EW_TRY(ew_cost_ram(&opt, ret, reterr));
-    *ret += p->ram_offset;
-    return EW_OK;
+    ew_tune_opt tune;
+    ew_tune_example *examples = NULL;
+    int32_t *ids = NULL;
+    if (ew_method_trains(method) && p->in->facts->n_items > 0) {
+        examples = ew_calloc(EXAMPLES_MAX + EXAMPLES_MAX / 4, sizeof *examples);
+        ids = ew_calloc(SEQ_MAX + UINT8_MAX, sizeof *ids);
+        if (examples == NULL || ids == NULL) {
+            ew_free(examples);
+            ew_free(ids);
+            return ew_fail(reterr, EW_ENOMEM, "out of memory for a dry run");
+        }
+        fill_tune(p, c, method, s, examples, ids, &tune);
+        opt.tune = &tune;
+    }
+    ew_status st = ew_cost_ram(&opt, ret, reterr);
+    ew_free(examples);
+    ew_free(ids);
+    *ret += st == EW_OK ? p->ram_offset : 0;
+    return st;
 }
 
 static ew_status predict_ram(const planner *p, option *o, ew_error *reterr)

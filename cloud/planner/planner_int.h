@@ -23,7 +23,7 @@ typedef enum ew__what {
 } ew__what;
 
 void ew__pool_trials(const ew_planner_input *in, const ew_candidate *c, ew_method method, ew__what what, ew__pool *ret);
-/* Seconds measured over predicted on this device, geometric mean shrunk to 1; *ret_n trials. */
+/* Seconds measured over predicted on this device, all its trials together, shrunk to 1 and within [0.5, 2]; *ret_n trials. */
 double ew__seconds_factor(const ew_planner_input *in, uint32_t *ret_n);
 /* Bytes that this device's trials took beyond their prediction: mean shrunk to 0, never negative; *ret_n trials. */
 uint64_t ew__ram_offset(const ew_planner_input *in, uint32_t *ret_n);
