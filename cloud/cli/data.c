@@ -187,7 +187,7 @@ static ew_status run_info(const info_options *o, ew_error *reterr)
     EW_AUTO(ew_debian) d = NULL;
     EW_TRY(open_debian(o->dir, &d, reterr));
     if (o->users != NULL) {
-        unsigned mask;
+        unsigned mask = 0;
         EW_TRY(role_mask(o->users, &mask, reterr));
         return info_users(d, mask, o->json, reterr);
     }
@@ -373,7 +373,7 @@ static ew_status collect(const baseline_options *o, const char *task, groups *g,
     if (!is_debian_task(task)) {
         return unknown_task(task, reterr);
     }
-    unsigned mask;
+    unsigned mask = 0;
     EW_TRY(role_mask(o->role, &mask, reterr));
     EW_AUTO(ew_debian) d = NULL;
     EW_TRY(open_debian(o->dir, &d, reterr));
