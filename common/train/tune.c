@@ -18,7 +18,7 @@
 #define BAD_IN_ROW_MAX 6
 #define PACK_TOK_DEFAULT 512u
 /* What a process has beside model, arena and adapter (program, libraries, thread stacks and the kernels' own blocks): measured. */
-#define PROCESS_BASE_BYTES (14u * 1024 * 1024)
+#define PROCESS_BASE_BYTES (10u * 1024 * 1024)
 #define PROCESS_VOCAB_BYTES 160u /* per piece of the vocabulary, as the tokenizer keeps it */
 
 typedef struct run_state {
