@@ -20,6 +20,7 @@ const ew_cli_command ew_cli_train_commands[] = {
      .run = ew_cli_train_pretrain},
     {"tune", "--model FILE --data FILE.jsonl --out DIR", "fit a LoRA adapter to one person's records",
      .run = ew_cli_train_tune},
+    {"curve", "CSV [--out FILE.svg]", "draw the loss curve of a pre-training run", .run = ew_cli_train_curve},
 };
 const size_t ew_cli_n_train_commands = EW_COUNT(ew_cli_train_commands);
 
