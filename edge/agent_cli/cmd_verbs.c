@@ -80,6 +80,13 @@ static ew_status print_status(const json_t *s, ew_error *reterr)
                  ew_str_bytes(a, sizeof(a), (uint64_t)int_of(s, "ram_peak_bytes")));
     (void)printf("offload          %s\n",
                  json_is_true(json_object_get(s, "consent_offload")) ? "agreed to" : "off: hidden states stay here");
+    const json_t *ledger = json_object_get(s, "ledger");
+    if (json_is_object(ledger)) {
+        (void)printf("offloaded so far %s sent, %s received in %lld answers\n",
+                     ew_str_bytes(a, sizeof(a), (uint64_t)int_of(ledger, "offload_bytes_out")),
+                     ew_str_bytes(b, sizeof(b), (uint64_t)int_of(ledger, "offload_bytes_in")),
+                     (long long)int_of(ledger, "offload_answers"));
+    }
     return EW_OK;
 }
 

@@ -162,6 +162,12 @@ static void on_state(void *ctx, ew_client_state state, const ew_error *err)
     }
 }
 
+static void on_renewed(void *ctx, uint64_t not_after_unix_ms)
+{
+    char iso[25];
+    ew__agent_event(ctx, "renewed", "certificate until %s", ew_wall_iso(iso, not_after_unix_ms));
+}
+
 static void get_state(void *ctx, ew_device_state *ret)
 {
     const ew_agent *a = ctx;
@@ -202,7 +208,8 @@ static ew_status on_request(void *ctx, const ew_msg *req, ew_span body, ew_reply
 
 ew_status ew_agent_connect(ew_agent *a, ew_error *reterr)
 {
-    static const ew_client_handlers handlers = {.on_state = on_state, .on_request = on_request, .get_state = get_state};
+    static const ew_client_handlers handlers = {
+        .on_state = on_state, .on_request = on_request, .get_state = get_state, .on_renewed = on_renewed};
     char identity[EW_HOME_PATH_MAX];
     char ca[EW_HOME_PATH_MAX];
     char epoch[EW_HOME_PATH_MAX];

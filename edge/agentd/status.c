@@ -74,11 +74,12 @@ ew_status ew_agent_status(ew_agent *a, json_t **ret_status, ew_error *reterr)
     EW_TRY(adapters_json(a, adapters, &n_items, reterr));
     EW_TRY(ew_spool_count(&a->home, &specs, &results, reterr));
     json_t *j =
-        json_pack("{s:s,s:s,s:o,s:o,s:O,s:I,s:I,s:I,s:I,s:o,s:o,s:O,s:b}", "device", a->home.device_id, "software",
+        json_pack("{s:s,s:s,s:o,s:o,s:O,s:I,s:I,s:I,s:I,s:o,s:o,s:O,s:b,s:o}", "device", a->home.device_id, "software",
                   a->opt.software, "session", session_json(a), "now", now_json(a), "state", state_json, "profile_items",
                   (json_int_t)n_items, "trials_waiting", (json_int_t)specs, "results_waiting", (json_int_t)results,
                   "ram_peak_bytes", (json_int_t)mem.rss_peak_bytes, "plan", file_or_null(a, "plan.json"), "active",
-                  file_or_null(a, "active.json"), "adapters", adapters, "consent_offload", a->home.consent_offload);
+                  file_or_null(a, "active.json"), "adapters", adapters, "consent_offload", a->home.consent_offload,
+                  "ledger", file_or_null(a, "ledger.json"));
     if (j == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for the status");
     }

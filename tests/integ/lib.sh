@@ -56,7 +56,7 @@ cd "$tmp" || exit 1
 
 say() { printf '[%3d s] %s\n' "$(($(date +%s) - started))" "$*"; }
 fail() {
-    echo "FAILED: $*" >&2
+    echo "FAILED: $*"
     exit 1
 }
 check() {
@@ -191,16 +191,16 @@ logged() { # logged FILE REGEX [TIMES]: so many lines of a log match
 gone() { ! kill -0 "$1" 2>/dev/null; }
 # A process that this shell started: waited for, so that its status is known. stop PID [SIGNAL]
 stop() {
-    kill -"${2:-TERM}" "$1" 2>/dev/null
+    kill -"${2:-TERM}" "$1"
     expect_deaths=1
     until_ 20 "process $1 ends" dead "$1"
     expect_deaths=""
-    wait "$1" 2>/dev/null
+    wait "$1"
     local status=$? left=()
     for pid in "${pids[@]}"; do [ "$pid" = "$1" ] || left+=("$pid"); done
     pids=("${left[@]}")
     return "$status"
-}
+} 2>/dev/null # the shell's own words about killed jobs
 dead() { # ended, reaped or not
     local state
     state=$(awk '{print $3}' "/proc/$1/stat" 2>/dev/null) || return 0

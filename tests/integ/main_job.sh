@@ -130,6 +130,7 @@ if [ -z "$san" ]; then
     for device in small large; do
         # The agent at its own peak and its worker at its peak, together: what was learnt under the plan kept the limit.
         worker=$(printf '%.0f' "$(json learned.$device /result/measures/ram.peak_bytes/values/0)")
+        agent_peak=$(peak_kib "${agent[$device]}")
         total=$((agent_peak + worker / 1024))
         say "$device: worker $((worker / 1024)) KiB and agent $agent_peak KiB of $((limit[$device] * 1024)) KiB"
         check "$device took $total KiB under a limit of ${limit[$device]} MiB" test "$total" -le $((limit[$device] * 1024))
