@@ -675,7 +675,7 @@ static ew_status run(trainer *t, ew_error *reterr)
     const uint64_t tokens0 = st->tokens;
     uint64_t steps = 0;
     double saved = begun;
-    double loss = NAN;
+    double loss = (double)NAN;
     t->started = begun - st->seconds;
     while (st->tokens < st->tokens_total) {
         EW_TRY(one_step(t, &loss, reterr));

@@ -353,6 +353,47 @@ static void long_prompts_lose_their_front_not_the_answer(void **state)
     same(a, b);
 }
 
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
+    ew_tune_opt opt = base_opt(m);
+    opt.epochs = 1;
+    opt.checkpoint = ew_test_path("mem.ckpt");
+    ew_status st = EW_ENOMEM;
+    uint64_t n = 0;
+    while (st != EW_OK) {
+        EW_AUTO(ew_lora) l = NULL;
+        assert_ok(ew_file_remove(opt.checkpoint, &err), &err);
+        ew_mem_fail_at(++n);
+        st = ew_tune(&opt, &l, NULL, &err);
+        ew_mem_fail_at(0);
+        assert_true(st == EW_OK ? l != NULL : l == NULL && st == EW_ENOMEM);
+    }
+    assert_true(n > 5);
+}
+
+static void full_disk_is_told_and_the_old_checkpoint_stays(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
+    EW_AUTO(ew_lora) whole = NULL;
+    EW_AUTO(ew_lora) l = NULL;
+    ew_tune_opt opt = base_opt(m);
+    assert_ok(ew_tune(&opt, &whole, NULL, &err), &err);
+    opt.checkpoint = ew_test_path("disk.ckpt");
+    opt.checkpoint_every = 3;
+    ew_file_fail_at(4);
+    const ew_status st = ew_tune(&opt, &l, NULL, &err);
+    ew_file_fail_at(0);
+    assert_int_equal(st, EW_ENOSPC);
+    assert_non_null(strstr(err.msg, "disk.ckpt"));
+    assert_ok(ew_tune(&opt, &l, NULL, &err), &err);
+    same(whole, l);
+}
+
 static void bad_options_are_refused(void **state)
 {
     (void)state;
@@ -386,6 +427,8 @@ int main(void)
         cmocka_unit_test(damaged_checkpoint_is_refused),
         cmocka_unit_test(killed_at_seeded_moments_it_ends_with_the_same_bytes),
         cmocka_unit_test(long_prompts_lose_their_front_not_the_answer),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(full_disk_is_told_and_the_old_checkpoint_stays),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
