@@ -169,6 +169,13 @@ static uint32_t batch_of(const trial *t)
     return (uint32_t)EW_MAX(t->spec->settings.batch_tok / mean + 0.5, 1.0);
 }
 
+/* Defaults chosen on the benchmark's dev users: text needs larger steps than a handful of labels. */
+static float learning_rate(const trial *t)
+{
+    double lr = t->spec->settings.learning_rate;
+    return lr > 0 ? (float)lr : t->task->kind == EW_TASK_GENERATE ? 3e-3f : 1e-3f;
+}
+
 static void fill_tune(trial *t)
 {
     const ew_settings *s = &t->spec->settings;
@@ -184,7 +191,7 @@ static void fill_tune(trial *t)
         .n_train = t->n_history,
         .val = t->examples + t->n_history,
         .n_val = t->n_val,
-        .lr = (float)s->learning_rate,
+        .lr = learning_rate(t),
         .weight_decay = (float)s->weight_decay,
         .epochs = (uint32_t)epochs,
         .batch = batch,
