@@ -12,7 +12,7 @@ ew_module(common/text LAYER 1 DEPS base LIBS PkgConfig::jansson PkgConfig::pcre2
 ew_module(common/domain LAYER 1 DEPS base)
 # L2
 ew_module(common/kern LAYER 2 DEPS base sys LIBS m)
-ew_module(common/net LAYER 2 DEPS base sys crypt LIBS PkgConfig::zmq PkgConfig::ssl PkgConfig::crypto)
+ew_module(common/net LAYER 2 DEPS base sys crypt LIBS PkgConfig::zmq PkgConfig::ssl PkgConfig::crypto GNU io.c)
 ew_module(common/db LAYER 2 DEPS base sys crypt LIBS PkgConfig::sqlite)
 ew_module(common/record LAYER 2 DEPS base text domain)  # domain values as JSON
 # L3

@@ -1,11 +1,17 @@
 /* Byte streams on ZMQ_STREAM. See the header for what libzmq leaves to us. */
 #include "net/io.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/map.h"
@@ -29,9 +35,9 @@ struct ew_io {
     ew_map *peers; /* id -> ew_io_peer, closed ones included for a while */
     size_t n_alive;
     ew_io_opt opt;
-    char endpoint[128]; /* as bound */
+    int listen_fd; /* ours, a duplicate of the one that libzmq accepts on; -1 for clients */
     uint16_t port;
-    bool client, bound, paused, gone, sending;
+    bool client, paused, full, gone;
 };
 
 static int set_int(void *sock, int option, int value)
@@ -71,6 +77,7 @@ static ew_status io_new(void *zmq, bool client, const ew_io_opt *opt, const ew_i
     io->ctx = ctx;
     io->client = client;
     io->opt = *opt;
+    io->listen_fd = -1;
     io->sock = zmq_socket(zmq, ZMQ_STREAM);
     if (io->sock == NULL || !set_options(io->sock, opt, client)) {
         int e = errno;
@@ -100,6 +107,9 @@ void ew_io_free(ew_io **io)
     if (o->sock != NULL) {
         zmq_close(o->sock);
     }
+    if (o->listen_fd >= 0) {
+        close(o->listen_fd);
+    }
     ew_map_each(o->peers, free_peer, NULL);
     ew_map_free(&o->peers);
     ew_free(o);
@@ -113,27 +123,76 @@ static bool endpoint_of(char *dst, size_t size, const char *addr, uint16_t port)
     return n > 0 && (size_t)n < size;
 }
 
+/* A listening socket of our own: libzmq only accepts on it (ZMQ_USE_FD). Its own would be unbound only together with every
+ * connection that came through it, and then there were no way to stop accepting for a while. */
+static int listen_on(const char *addr, uint16_t port, int backlog, char *text, size_t text_size)
+{
+    struct sockaddr_storage a;
+    memset(&a, 0, sizeof(a));
+    struct sockaddr_in *v4 = (struct sockaddr_in *)(void *)&a;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)(void *)&a;
+    bool any = strcmp(addr, "*") == 0;
+    bool six = inet_pton(AF_INET6, any ? "::" : addr, &v6->sin6_addr) == 1;
+    for (int attempt = 0; attempt < 2; attempt++, six = false) { /* "*" without IPv6 in the kernel: IPv4 */
+        if (six) {
+            v6->sin6_family = AF_INET6;
+            v6->sin6_port = htons(port);
+        } else {
+            memset(&a, 0, sizeof(a));
+            v4->sin_family = AF_INET;
+            v4->sin_port = htons(port);
+            if (!any && inet_pton(AF_INET, addr, &v4->sin_addr) != 1) {
+                errno = EINVAL;
+                return -1;
+            }
+        }
+        socklen_t n = six ? sizeof(*v6) : sizeof(*v4);
+        int one = 1;
+        int zero = 0;
+        int fd = socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0 &&
+            (!any || !six || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) == 0) &&
+            bind(fd, (struct sockaddr *)&a, n) == 0 && listen(fd, backlog) == 0 &&
+            getsockname(fd, (struct sockaddr *)&a, &n) == 0) {
+            snprintf(text, text_size, six ? "tcp://[::]:%u" : "tcp://0.0.0.0:%u",
+                     ntohs(six ? v6->sin6_port : v4->sin_port));
+            return fd;
+        }
+        int e = errno;
+        if (fd >= 0) {
+            close(fd);
+        }
+        errno = e;
+        if (!any || !six) {
+            break;
+        }
+    }
+    return -1;
+}
+
 ew_status ew_io_listen(void *zmq, const char *addr, uint16_t port, const ew_io_opt *opt, const ew_io_handlers *handlers,
                        void *ctx, ew_io **ret, ew_error *reterr)
 {
     ew_io *io = NULL;
+    char text[64];
     EW_TRY(io_new(zmq, false, opt, handlers, ctx, &io, reterr));
-    char ep[128];
-    size_t n = sizeof(io->endpoint);
-    if (!endpoint_of(ep, sizeof(ep), addr, port) || zmq_bind(io->sock, ep) != 0 ||
-        zmq_getsockopt(io->sock, ZMQ_LAST_ENDPOINT, io->endpoint, &n) != 0) {
+    int fd = listen_on(addr, port, opt->backlog != 0 ? (int)opt->backlog : 4096, text, sizeof(text));
+    if (fd < 0) {
+        int e = errno;
+        ew_io_free(&io);
+        return ew_fail_errno(reterr, e, "cannot listen on %s port %u", addr, port);
+    }
+    io->listen_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    const char *colon = strrchr(text, ':');
+    uint64_t got = 0;
+    /* The address in the name has no effect with ZMQ_USE_FD. From the bind on the descriptor is libzmq's. */
+    if (io->listen_fd < 0 || colon == NULL || !ew_str_to_u64(colon + 1, UINT16_MAX, &got) ||
+        set_int(io->sock, ZMQ_USE_FD, fd) != 0 || zmq_bind(io->sock, text) != 0) {
         int e = errno;
         ew_io_free(&io);
         return ew_fail(reterr, EW_EIO, "cannot listen on %s port %u: %s", addr, port, zmq_strerror(e));
     }
-    const char *colon = strrchr(io->endpoint, ':');
-    uint64_t got = 0;
-    if (colon == NULL || !ew_str_to_u64(colon + 1, UINT16_MAX, &got)) {
-        ew_io_free(&io);
-        return ew_fail(reterr, EW_EINTERNAL, "cannot tell the port");
-    }
     io->port = (uint16_t)got;
-    io->bound = true;
     *ret = io;
     return EW_OK;
 }
@@ -332,24 +391,33 @@ void ew_io_close(ew_io *io, ew_io_peer *peer)
     }
 }
 
-void ew_io_pause(ew_io *io)
+/* A packet filter on the listening socket that takes nothing: no connection is made, none that is there is touched, and who
+ * knocks tries again by itself. (zmq_unbind would end every connection.) */
+static void set_filter(ew_io *io)
 {
-    if (io->bound) {
-        zmq_unbind(io->sock, io->endpoint);
-        io->bound = false;
+    struct sock_filter nothing = {BPF_RET | BPF_K, 0, 0, 0};
+    struct sock_fprog prog = {1, &nothing};
+    int none = 0;
+    if (io->listen_fd < 0) {
+        return;
+    }
+    if (io->paused || io->full) {
+        (void)setsockopt(io->listen_fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog));
+    } else {
+        (void)setsockopt(io->listen_fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
     }
 }
 
-ew_status ew_io_resume(ew_io *io, ew_error *reterr)
+void ew_io_pause(ew_io *io)
 {
-    if (io->bound || io->client) {
-        return EW_OK;
-    }
-    if (zmq_bind(io->sock, io->endpoint) != 0) {
-        return ew_fail(reterr, EW_EIO, "cannot listen again on %s: %s", io->endpoint, zmq_strerror(errno));
-    }
-    io->bound = true;
-    return EW_OK;
+    io->paused = true;
+    set_filter(io);
+}
+
+void ew_io_resume(ew_io *io)
+{
+    io->paused = false;
+    set_filter(io);
 }
 
 /* ---- housekeeping */
@@ -394,12 +462,12 @@ static void watch_fds(ew_io *io)
     }
     size_t high = lim.rlim_cur * (io->opt.fd_high_percent != 0 ? io->opt.fd_high_percent : 95) / 100;
     size_t low = lim.rlim_cur * (io->opt.fd_low_percent != 0 ? io->opt.fd_low_percent : 90) / 100;
-    if (!io->paused && io->bound && (used == 0 || used >= high)) {
-        ew_io_pause(io);
-        io->paused = true;
-    } else if (io->paused && used != 0 && used <= low) {
-        ew_error ignored;
-        io->paused = ew_io_resume(io, &ignored) != EW_OK;
+    if (!io->full && (used == 0 || used >= high)) {
+        io->full = true;
+        set_filter(io);
+    } else if (io->full && used != 0 && used <= low) {
+        io->full = false;
+        set_filter(io);
     }
 }
 

@@ -4,7 +4,8 @@
  *  F1, F2  SNDHWM 0, so a close is always accepted, and ZMQ_TCP_MAXRT, so that it ends against a peer that never reads. The
  *          owner caps what it queues (session windows).
  *  F3      the zero-length notice may be lost: the owner needs an idle timer; a send to a vanished peer reports it as gone.
- *  F4      at the limit of descriptors libzmq spins: ew_io stops listening at 95 % and listens again at 90 %.
+ *  F4      at the limit of descriptors libzmq spins in accept: at 95 % a packet filter on the listening socket lets nobody in until
+ *          it is 90 %. zmq_unbind is no way: it ends every connection that came through that endpoint (found by test, 4.3.4).
  *  F8      half-open connections end by TCP_USER_TIMEOUT and keepalive.
  *  F9      clients never reconnect by themselves: one socket for each attempt. A refused connect is seen by a monitor.
  * Locking: one owning thread. */
@@ -59,9 +60,9 @@ ew_status ew_io_send(ew_io *io, ew_io_peer *peer, void *data, size_t size, void 
                      void *hint, ew_error *reterr) EW_MUST_CHECK;
 /* Ends the connection once what was queued is written (or MAXRT passes). peer is invalid afterwards. */
 void ew_io_close(ew_io *io, ew_io_peer *peer);
-/* Listens no more / again. */
+/* Lets nobody in / lets in again; connections that are there stay. */
 void ew_io_pause(ew_io *io);
-ew_status ew_io_resume(ew_io *io, ew_error *reterr) EW_MUST_CHECK;
+void ew_io_resume(ew_io *io);
 size_t ew_io_n_peers(const ew_io *io);
 
 #endif

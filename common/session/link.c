@@ -32,6 +32,7 @@ static ew_status out_start(const ew_msg *msg, const ew_wire_header *h, size_t bo
     o->env_len = o->buf.size - EW__OUT_RESERVE;
     o->body_len = body_len;
     o->counted = ew__link_counts((uint32_t)msg->type);
+    o->urgent = !o->counted && msg->type != EW_MSG_GO_AWAY;
     if (st == EW_OK && o->env_len > EW_LIMIT_ENVELOPE_BYTES - EW__OUT_RESERVE) {
         st = ew_fail(reterr, EW_ELIMIT, "message %s is too long", ew_msg_type_name(msg->type));
     }
@@ -80,6 +81,7 @@ ew_status ew__out_clone(const ew__out *o, ew__out **ret)
     c->body_len = o->body_len;
     c->bulk = o->bulk;
     c->counted = o->counted;
+    c->urgent = o->urgent;
     ew_buf_add(&c->buf, o->buf.data, o->buf.size);
     if (c->buf.status != EW_OK) {
         ew__out_free(&c);
@@ -160,20 +162,20 @@ static void drop_queue(ew__out *o)
 
 void ew__link_release(ew__link *l)
 {
-    ew__out *control = l->control;
-    ew__out *bulk = l->bulk;
-    l->control = l->control_tail = l->bulk = l->bulk_tail = NULL;
+    for (size_t i = 0; i < EW__QUEUES; i++) {
+        ew__out *o = l->head[i];
+        l->head[i] = l->tail[i] = NULL;
+        drop_queue(o);
+    }
     l->queued_bytes = 0;
-    drop_queue(control);
-    drop_queue(bulk);
     ew_frame_decoder_release(&l->dec);
     ew_tls_free(&l->tls);
 }
 
 void ew__link_drop_bulk(ew__link *l)
 {
-    ew__out *bulk = l->bulk;
-    l->bulk = l->bulk_tail = NULL;
+    ew__out *bulk = l->head[2];
+    l->head[2] = l->tail[2] = NULL;
     for (const ew__out *o = bulk; o != NULL; o = o->next) {
         l->queued_bytes -= ew__out_bytes(o);
     }
@@ -182,7 +184,7 @@ void ew__link_drop_bulk(ew__link *l)
 
 bool ew__link_idle(const ew__link *l)
 {
-    return l->control == NULL && l->bulk == NULL;
+    return l->head[0] == NULL && l->head[1] == NULL && l->head[2] == NULL;
 }
 
 static ew_status one_frame(ew__link *l, ew_frame *f, ew__frame_fn fn, void *ctx, bool *go_on, ew_error *reterr)
@@ -251,10 +253,9 @@ void ew__link_send(ew__link *l, ew__out **out)
         ew__out_free(&o);
         return;
     }
-    ew__out **head = o->bulk ? &l->bulk : &l->control;
-    ew__out **tail = o->bulk ? &l->bulk_tail : &l->control_tail;
-    *(*tail != NULL ? &(*tail)->next : head) = o;
-    *tail = o;
+    size_t q = o->urgent ? 0 : o->bulk ? 2 : 1;
+    *(l->tail[q] != NULL ? &l->tail[q]->next : &l->head[q]) = o;
+    l->tail[q] = o;
     l->queued_bytes += ew__out_bytes(o);
 }
 
@@ -303,15 +304,17 @@ static bool may_send(const ew__link *l, const ew__out *o)
 /* The next frame that may go now, taken off its queue. */
 static ew__out *next_out(ew__link *l)
 {
-    ew__out **head = l->control != NULL && may_send(l, l->control) ? &l->control : &l->bulk;
-    ew__out **tail = head == &l->control ? &l->control_tail : &l->bulk_tail;
-    ew__out *o = *head;
+    size_t q = 0;
+    while (q < EW__QUEUES && l->head[q] == NULL) {
+        q++;
+    }
+    ew__out *o = q < EW__QUEUES ? l->head[q] : NULL;
     if (o == NULL || !may_send(l, o)) {
         return NULL;
     }
-    *head = o->next;
-    if (*head == NULL) {
-        *tail = NULL;
+    l->head[q] = o->next;
+    if (o->next == NULL) {
+        l->tail[q] = NULL;
     }
     l->queued_bytes -= ew__out_bytes(o);
     return o;

@@ -28,6 +28,7 @@ typedef struct ew__out {
     uint64_t reply_to;
     bool bulk;
     bool counted; /* by the session window */
+    bool urgent;  /* overtakes the others: of the session itself, GoAway excepted, which is the last word */
     /* Called once: with the message id when it was written, with 0 when it was dropped. May be NULL. */
     void (*written)(struct ew__out *out, void *ctx, uint64_t msg_id);
     void *ctx;
@@ -45,13 +46,14 @@ size_t ew__out_bytes(const ew__out *o);
 /* Sees every frame as it is outside TLS: envelope and body, sent (their ids included) or received. An error ends the connection. */
 typedef ew_status (*ew__tap_fn)(void *ctx, bool out, ew_span envelope, ew_span body, ew_error *reterr);
 
+#define EW__QUEUES 3
+
 typedef struct ew__link {
     ew_io *io;
     ew_io_peer *peer; /* NULL once closed or gone */
     ew_tls *tls;      /* NULL until the first bytes */
     ew_frame_decoder dec;
-    ew__out *control, *control_tail;
-    ew__out *bulk, *bulk_tail;
+    ew__out *head[EW__QUEUES], *tail[EW__QUEUES]; /* by urgency: of the session itself, others, bulk */
     size_t queued_bytes;
     uint64_t next_id;      /* of the next frame that is sent */
     uint64_t last_peer_id; /* highest msg_id received */

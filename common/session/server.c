@@ -204,7 +204,6 @@ static void begin_drain(ew_server *s, void *arg)
     uint32_t *ms = arg;
     s->draining = true;
     s->drain_until_ms = ew_mono_ms() + *ms + 1000;
-    ew_io_pause(s->io);
     each_conn(s, drain_conn, ms);
 }
 

@@ -481,6 +481,7 @@ void ew__conn_up_result(ew__conn *c, ew_status st, const char *detail, uint64_t 
     m.hello_ack.cert_not_after_unix_ms = c->peer.cert_not_after_unix_ms;
     m.hello_ack.alternates = s->alternates;
     (void)!ew__link_send_msg(&c->link, &m, hello_id, true, &ignored);
+    ew__conn_reschedule(c); /* the session has an end now */
     ew__conn_flush(c);
 }
 

@@ -150,7 +150,7 @@ typedef struct events {
     pthread_cond_t changed;
     unsigned up, down, audits, requests, renewed, client_up, client_down;
     char last_audit[64], last_detail[256], last_down[256];
-    ew_error client_err;
+    ew_error client_err, first_err;
 } events;
 
 static EW_UNUSED void events_init(events *e)
@@ -410,6 +410,7 @@ static EW_UNUSED void client_state(void *ctx, ew_client_state state, const ew_er
     } else if (state == EW_CLIENT_BACKOFF) {
         pthread_mutex_lock(&e->lock);
         if (err != NULL) {
+            e->first_err = e->client_down == 0 ? *err : e->first_err;
             e->client_err = *err;
         }
         pthread_mutex_unlock(&e->lock);
@@ -436,7 +437,10 @@ static EW_UNUSED ew_client *site_client(site *t, ew_client_opt opt, const ew_cli
 {
     ew_error err = EW_ERROR_INIT;
     ew_client *c = NULL;
-    ew_endpoint_list ep = endpoint_of(t);
+    ew_endpoint_list ep = {.n = 0};
+    if (opt.endpoints == NULL) {
+        ep = endpoint_of(t);
+    }
     ew_client_handlers h = {.on_state = client_state, .on_renewed = client_renewed};
     opt.endpoints = opt.endpoints != NULL ? opt.endpoints : &ep;
     opt.ca_path = opt.ca_path != NULL ? opt.ca_path : t->p.ca_path;
