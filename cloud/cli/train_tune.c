@@ -139,7 +139,7 @@ static ew_status add_example(tune_data *d, const ew_item *item, ew_error *reterr
     return EW_OK;
 }
 
-static ew_status load_data(const tune_args *a, const ew_tokenizer *tok, tune_data *d, ew_error *reterr)
+static ew_status load_data(const tune_args *a, const ew_model *m, tune_data *d, ew_error *reterr)
 {
     EW_TRY(ew_items_read(a->data, &d->items, reterr));
     if (d->items.n == 0) {
@@ -161,8 +161,11 @@ static ew_status load_data(const tune_args *a, const ew_tokenizer *tok, tune_dat
         val = d->items.item + n_train;
     }
     EW_TRY(ew_task_new(a->task != NULL ? a->task : "custom", d->items.item, n_train, &d->task, reterr));
-    const ew_prompter_opt po = {
-        .task = d->task, .tokenizer = tok, .seq_max_tok = (uint32_t)a->seq_max, .rag_k = (uint32_t)a->rag_k};
+    const uint32_t n_ctx = ew_model_config_of(m)->n_ctx_train;
+    const ew_prompter_opt po = {.task = d->task,
+                                .tokenizer = ew_model_tokenizer(m),
+                                .seq_max_tok = a->seq_max > 0 ? (uint32_t)a->seq_max : EW_MIN(512u, n_ctx),
+                                .rag_k = (uint32_t)a->rag_k};
     EW_TRY(ew_prompter_new(&po, a->rag_k > 0 ? d->items.item : NULL, a->rag_k > 0 ? n_train : 0, &d->prompter, reterr));
     d->example = ew_calloc(n_train + n_val, sizeof(*d->example));
     if (d->example == NULL) {
@@ -255,7 +258,7 @@ static ew_status tune(const tune_args *a, tune_data *d, const ew_cli_compute *c,
     if (ew_model_tokenizer(m) == NULL) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "%s has no tokenizer", a->model);
     }
-    EW_TRY(load_data(a, ew_model_tokenizer(m), d, reterr));
+    EW_TRY(load_data(a, m, d, reterr));
     if (a->init != NULL) {
         EW_TRY(ew_lora_load(a->init, m, &init, reterr));
     }
