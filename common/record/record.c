@@ -36,6 +36,27 @@ static ew_status read_text(const json_t *obj, const char *key, char *dst, size_t
     return EW_OK;
 }
 
+/* Absent or null gives NULL; another type is an error. */
+static ew_status read_array(const json_t *obj, const char *key, json_t **ret, ew_error *reterr)
+{
+    json_t *v = json_object_get(obj, key);
+    if (v != NULL && !json_is_null(v) && !json_is_array(v)) {
+        return ew_fail(reterr, EW_ECORRUPT, "'%s' should be an array", key);
+    }
+    *ret = json_is_array(v) ? v : NULL;
+    return EW_OK;
+}
+
+static ew_status read_object(const json_t *obj, const char *key, json_t **ret, ew_error *reterr)
+{
+    json_t *v = json_object_get(obj, key);
+    if (v != NULL && !json_is_null(v) && !json_is_object(v)) {
+        return ew_fail(reterr, EW_ECORRUPT, "'%s' should be an object", key);
+    }
+    *ret = json_is_object(v) ? v : NULL;
+    return EW_OK;
+}
+
 static ew_status read_u64(const json_t *obj, const char *key, uint64_t max, uint64_t *ret, ew_error *reterr)
 {
     int64_t v = (int64_t)*ret;
@@ -56,6 +77,21 @@ static ew_status read_u32(const json_t *obj, const char *key, uint32_t *ret, ew_
 static json_t *real(double v)
 {
     return isfinite(v) ? json_real(v) : json_null();
+}
+
+/* Messages may have been cut inside a character, and quote what others sent. */
+static json_t *text_json(const char *s)
+{
+    json_t *j = json_string(s);
+    if (j == NULL) {
+        char plain[EW_ERROR_MSG_MAX];
+        (void)ew_str_copy(plain, sizeof(plain), s);
+        for (char *p = plain; *p != '\0'; p++) {
+            *p = (unsigned char)*p >= 0x80 ? '?' : *p;
+        }
+        j = json_string(plain);
+    }
+    return j;
 }
 
 static ew_status made(json_t *j, json_t **ret_json, ew_error *reterr)
@@ -94,12 +130,10 @@ static json_t *settings_json(const ew_settings *s)
 
 static ew_status read_settings(const json_t *obj, ew_settings *ret, ew_error *reterr)
 {
-    json_t *j = json_object_get(obj, "settings");
+    json_t *j = NULL;
     const char *key;
     json_t *value;
-    if (j != NULL && !json_is_object(j)) {
-        return ew_fail(reterr, EW_ECORRUPT, "'settings' should be an object");
-    }
+    EW_TRY(read_object(obj, "settings", &j, reterr));
     json_object_foreach(j, key, value)
     {
         if (!json_is_number(value)) {
@@ -119,7 +153,8 @@ static json_t *budget_json(const ew_budget *b)
 
 static ew_status read_budget(const json_t *obj, ew_budget *ret, ew_error *reterr)
 {
-    json_t *j = json_object_get(obj, "budget");
+    json_t *j = NULL;
+    EW_TRY(read_object(obj, "budget", &j, reterr));
     if (j == NULL) {
         return EW_OK;
     }
@@ -138,7 +173,7 @@ ew_status ew_record_from_spec(const ew_trial_spec *s, json_t **ret_json, ew_erro
                           hex_json(s->id, EW_UID_BYTES), "experiment", hex_json(s->experiment_id, EW_UID_BYTES), "task",
                           s->task, "source", s->source, "model", hex_json(s->model_sha256, EW_SHA256_BYTES), "variant",
                           s->variant, "method", ew_method_name(s->method), "n_history", (json_int_t)s->n_history,
-                          "seed", (json_int_t)(s->seed & INT64_MAX), "settings", settings_json(&s->settings), "budget",
+                          "seed", (json_int_t)s->seed, "settings", settings_json(&s->settings), "budget",
                           budget_json(&s->budget), "force", s->force, "repeats", (json_int_t)s->repeats, "warmup",
                           (json_int_t)s->warmup, "lease_ms", (json_int_t)s->lease_ms, "fence", (json_int_t)s->fence);
     return made(j, ret_json, reterr);
@@ -166,7 +201,9 @@ ew_status ew_record_to_spec(const json_t *j, ew_trial_spec *ret_spec, ew_error *
     EW_TRY(read_text(j, "variant", s.variant, sizeof(s.variant), reterr));
     EW_TRY(read_method(j, &s.method, reterr));
     EW_TRY(read_u32(j, "n_history", &s.n_history, reterr));
-    EW_TRY(read_u64(j, "seed", INT64_MAX, &s.seed, reterr));
+    int64_t seed = 0; /* the same 64 bits: JSON here has no larger integers */
+    EW_TRY(ew_json_opt_i64(j, NULL, "seed", INT64_MIN, INT64_MAX, &seed, reterr));
+    s.seed = (uint64_t)seed;
     EW_TRY(read_settings(j, &s.settings, reterr));
     EW_TRY(read_budget(j, &s.budget, reterr));
     EW_TRY(ew_json_opt_bool(j, NULL, "force", &s.force, reterr));
@@ -194,7 +231,8 @@ static json_t *measures_json(const ew_measure *m, size_t n)
 
 static ew_status read_measures(const json_t *obj, ew_trial_result *r, ew_error *reterr)
 {
-    json_t *all = json_object_get(obj, "measures");
+    json_t *all = NULL;
+    EW_TRY(read_object(obj, "measures", &all, reterr));
     const char *name;
     json_t *m;
     json_object_foreach(all, name, m)
@@ -205,6 +243,9 @@ static ew_status read_measures(const json_t *obj, ew_trial_result *r, ew_error *
         size_t i;
         EW_TRY(ew_json_opt_str(m, name, "unit", &unit, reterr));
         EW_TRY(ew_json_get_arr(m, name, "values", &values, reterr));
+        if (strlen(name) >= sizeof(r->measures[0].name) || strlen(unit) >= sizeof(r->measures[0].unit)) {
+            return ew_fail(reterr, EW_ECORRUPT, "measure '%.60s': its name or unit is too long", name);
+        }
         json_array_foreach(values, i, v)
         {
             if (!json_is_number(v) || !ew_trial_result_add(r, name, unit, json_number_value(v))) {
@@ -218,9 +259,10 @@ static ew_status read_measures(const json_t *obj, ew_trial_result *r, ew_error *
 
 ew_status ew_record_from_result(const ew_trial_result *r, json_t **ret_json, ew_error *reterr)
 {
-    json_t *j = json_pack("{s:o,s:I,s:s,s:s,s:o,s:o}", "trial", hex_json(r->id, EW_UID_BYTES), "fence",
-                          (json_int_t)r->fence, "code", ew_status_name(r->code), "detail", r->detail, "measures",
-                          measures_json(r->measures, r->n_measures), "env", hex_json(r->env_hash, EW_SHA256_BYTES));
+    json_t *j =
+        json_pack("{s:o,s:I,s:s,s:o,s:o,s:o}", "trial", hex_json(r->id, EW_UID_BYTES), "fence", (json_int_t)r->fence,
+                  "code", ew_status_name(r->code), "detail", text_json(r->detail), "measures",
+                  measures_json(r->measures, r->n_measures), "env", hex_json(r->env_hash, EW_SHA256_BYTES));
     if (j != NULL && r->has_spec) {
         json_t *spec = NULL;
         ew_status st = ew_record_from_spec(&r->spec, &spec, reterr);
@@ -244,7 +286,8 @@ ew_status ew_record_to_result(const json_t *j, ew_trial_result *ret_result, ew_e
     EW_TRY(read_text(j, "detail", ret_result->detail, sizeof(ret_result->detail), reterr));
     EW_TRY(read_measures(j, ret_result, reterr));
     EW_TRY(read_hex(j, "env", ret_result->env_hash, EW_SHA256_BYTES, reterr));
-    json_t *spec = json_object_get(j, "spec");
+    json_t *spec = NULL;
+    EW_TRY(read_object(j, "spec", &spec, reterr));
     if (spec != NULL) {
         EW_TRY(ew_record_to_spec(spec, &ret_result->spec, reterr));
         ret_result->has_spec = true;
@@ -268,7 +311,8 @@ static json_t *words_json(const char *words, size_t size, uint32_t n)
 static ew_status read_words(const json_t *obj, const char *key, char *words, size_t size, uint32_t max, uint32_t *ret_n,
                             ew_error *reterr)
 {
-    json_t *all = json_object_get(obj, key);
+    json_t *all = NULL;
+    EW_TRY(read_array(obj, key, &all, reterr));
     json_t *v;
     size_t i;
     json_array_foreach(all, i, v)
@@ -301,7 +345,8 @@ ew_status ew_record_from_caps(const ew_device_caps *c, json_t **ret_json, ew_err
 
 static ew_status read_rates(const json_t *obj, ew_device_caps *c, ew_error *reterr)
 {
-    json_t *all = json_object_get(obj, "rates");
+    json_t *all = NULL;
+    EW_TRY(read_array(obj, "rates", &all, reterr));
     json_t *v;
     size_t i;
     json_array_foreach(all, i, v)
@@ -357,8 +402,8 @@ static json_t *reasons_json(const ew_choice *c)
         for (uint32_t k = 0; k < r->n_trials; k++) {
             (void)json_array_append_new(trials, hex_json(r->trials[k], EW_UID_BYTES));
         }
-        (void)json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:o}", "rule", r->rule, "text", r->text, "class",
-                                                   r->evidence_class, "trials", trials));
+        (void)json_array_append_new(all, json_pack("{s:s,s:o,s:s,s:o}", "rule", r->rule, "text", text_json(r->text),
+                                                   "class", r->evidence_class, "trials", trials));
     }
     return all;
 }
@@ -404,7 +449,9 @@ static ew_status read_reasons(const json_t *obj, ew_choice *c, ew_error *reterr)
 {
     json_t *v;
     size_t i;
-    json_array_foreach(json_object_get(obj, "reasons"), i, v)
+    json_t *all = NULL;
+    EW_TRY(read_array(obj, "reasons", &all, reterr));
+    json_array_foreach(all, i, v)
     {
         if (i >= EW_CHOICE_REASONS_MAX) {
             break;
@@ -413,9 +460,11 @@ static ew_status read_reasons(const json_t *obj, ew_choice *c, ew_error *reterr)
         EW_TRY(read_text(v, "rule", r->rule, sizeof(r->rule), reterr));
         EW_TRY(read_text(v, "text", r->text, sizeof(r->text), reterr));
         EW_TRY(read_text(v, "class", r->evidence_class, sizeof(r->evidence_class), reterr));
+        json_t *trials = NULL;
         json_t *trial;
         size_t k;
-        json_array_foreach(json_object_get(v, "trials"), k, trial)
+        EW_TRY(read_array(v, "trials", &trials, reterr));
+        json_array_foreach(trials, k, trial)
         {
             const char *hex = json_string_value(trial);
             if (k >= EW_REASON_TRIALS_MAX || hex == NULL || !ew_hex_decode(hex, r->trials[k], EW_UID_BYTES)) {
@@ -424,6 +473,33 @@ static ew_status read_reasons(const json_t *obj, ew_choice *c, ew_error *reterr)
             r->n_trials = (uint32_t)k + 1;
         }
         c->n_reasons = (uint32_t)i + 1;
+    }
+    return EW_OK;
+}
+
+static ew_status read_placements(const json_t *obj, ew_choice *c, ew_error *reterr)
+{
+    json_t *all = NULL;
+    json_t *v;
+    size_t i;
+    EW_TRY(read_array(obj, "placements", &all, reterr));
+    json_array_foreach(all, i, v)
+    {
+        const char *where = "";
+        if (i >= EW_CHOICE_PLACEMENTS_MAX) {
+            break;
+        }
+        ew_placement *p = &c->placements[i];
+        EW_TRY(read_u32(v, "first_layer", &p->first_layer, reterr));
+        EW_TRY(read_u32(v, "last_layer", &p->last_layer, reterr));
+        EW_TRY(ew_json_opt_str(v, NULL, "where", &where, reterr));
+        EW_TRY(read_text(v, "weight_dtype", p->weight_dtype, sizeof(p->weight_dtype), reterr));
+        EW_TRY(read_text(v, "act_dtype", p->act_dtype, sizeof(p->act_dtype), reterr));
+        if (strcmp(where, "cloud") != 0 && strcmp(where, "edge") != 0) {
+            return ew_fail(reterr, EW_ECORRUPT, "'where' of a placement should be cloud or edge, is '%.20s'", where);
+        }
+        p->where = strcmp(where, "cloud") == 0 ? EW_WHERE_CLOUD : EW_WHERE_EDGE;
+        c->n_placements = (uint32_t)i + 1;
     }
     return EW_OK;
 }
@@ -438,7 +514,9 @@ static ew_status read_choice(const json_t *j, ew_choice *c, ew_error *reterr)
     EW_TRY(read_method(j, &c->method, reterr));
     EW_TRY(ew_json_opt_bool(j, NULL, "feasible", &c->feasible, reterr));
     EW_TRY(read_settings(j, &c->settings, reterr));
-    json_object_foreach(json_object_get(j, "estimates"), name, v)
+    json_t *estimates = NULL;
+    EW_TRY(read_object(j, "estimates", &estimates, reterr));
+    json_object_foreach(estimates, name, v)
     {
         const char *unit = "";
         double mean = NAN;
@@ -450,7 +528,8 @@ static ew_status read_choice(const json_t *j, ew_choice *c, ew_error *reterr)
         EW_TRY(ew_json_opt_f64(v, name, "high", &high, reterr));
         (void)ew_choice_add_estimate(c, name, unit, mean, low, high);
     }
-    return read_reasons(j, c, reterr);
+    EW_TRY(read_reasons(j, c, reterr));
+    return read_placements(j, c, reterr);
 }
 
 ew_status ew_record_to_plan(const json_t *j, ew_plan *p, ew_error *reterr)
@@ -463,7 +542,9 @@ ew_status ew_record_to_plan(const json_t *j, ew_plan *p, ew_error *reterr)
     EW_TRY(read_text(j, "device", p->device_id, sizeof(p->device_id), reterr));
     EW_TRY(ew_json_get_obj(j, NULL, "chosen", &v, reterr));
     EW_TRY(read_choice(v, &p->chosen, reterr));
-    json_array_foreach(json_object_get(j, "runners_up"), i, v)
+    json_t *runners = NULL;
+    EW_TRY(read_array(j, "runners_up", &runners, reterr));
+    json_array_foreach(runners, i, v)
     {
         if (i < EW_PLAN_RUNNERS_UP_MAX) {
             EW_TRY(read_choice(v, &p->runners_up[i], reterr));
