@@ -37,7 +37,7 @@ static ew_status send_enrolled(ew__request *r, const char *device_id, ew_span le
     e->trust_bundle = (ew_der_list){.n = 1, .item = {ca}};
     e->endpoints.n = 1;
     (void)ew_str_copy(e->endpoints.item[0], sizeof e->endpoints.item[0], c->endpoint);
-    e->renew_after_unix_ms = info.not_before_unix_ms + (info.not_after_unix_ms - info.not_before_unix_ms) / 2;
+    e->renew_after_unix_ms = ew_wall_ms() + (info.not_after_unix_ms - ew_wall_ms()) / 2;
     memcpy(e->artifact_key, c->info.artifact_key, sizeof e->artifact_key);
     return ew_reply_send(r->reply, m, (ew_span){0}, reterr);
 }
@@ -192,8 +192,7 @@ ew_status ew__renew(ew__request *r, ew_error *reterr)
     }
     m->renew_response.chain = (ew_der_list){.n = 1, .item = {leaf}};
     m->renew_response.trust_bundle = (ew_der_list){.n = 1, .item = {ca}};
-    m->renew_response.renew_after_unix_ms =
-        info.not_before_unix_ms + (info.not_after_unix_ms - info.not_before_unix_ms) / 2;
+    m->renew_response.renew_after_unix_ms = ew_wall_ms() + (info.not_after_unix_ms - ew_wall_ms()) / 2;
     EW_LOG(EW_LOG_INFO, "coord", "renewed", "device=%s until=%" PRIu64, r->peer->id, info.not_after_unix_ms);
     return ew_reply_send(r->reply, m, (ew_span){0}, reterr);
 }

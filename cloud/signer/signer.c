@@ -232,8 +232,7 @@ ew_status ew_signer_issue(const ew_signer *s, ew_spiffe_kind kind, const char *i
                        .common_name = spiffe.id,
                        .server_auth = server,
                        .client_auth = !server,
-                       .valid_s = seconds,
-                       .backdate_s = BACKDATE_S};
+                       .valid_s = seconds}; /* backdated as renewal expects it (net/x509.h) */
     return ew_cert_issue(s->ca_key, ew_signer_ca_der(s), csr, &opt, out_der, reterr);
 }
 

@@ -86,6 +86,7 @@ struct ew_client {
     ew__request *requests, *requests_tail;
     unsigned n_sent; /* requests with a msg_id and no final reply */
     uint64_t renew_at_wall_ms;
+    uint64_t renewed_wall_ms; /* the last renewal of this process, 0 = none yet */
     bool renewing;
     bool new_identity; /* renewed: used at the next connect */
     ew_timer renew_timer;

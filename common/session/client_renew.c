@@ -98,6 +98,7 @@ void ew__client_renew_plan(ew_client *c)
     if (info.not_after_unix_ms > start + EW_CERT_BACKDATE_S * 1000) {
         start += EW_CERT_BACKDATE_S * 1000;
     }
+    start = EW_MAX(start, c->renewed_wall_ms); /* however far it is backdated */
     uint64_t life = info.not_after_unix_ms - EW_MIN(start, info.not_after_unix_ms);
     uint64_t at = start + life * 4 / 10 + ew_rng_below(&c->rng, life / 5 + 1);
     uint64_t wall = ew_wall_ms();
@@ -178,6 +179,7 @@ static void renew_done(ew__item *item, void *owner)
     ew_client *c = owner;
     c->renewing = false;
     if (c->state != EW_CLIENT_STOPPED && r->st == EW_OK) {
+        c->renewed_wall_ms = ew_wall_ms();
         ew__client_renew_plan(c);
     } else if (c->state != EW_CLIENT_STOPPED) {
         EW_LOG(EW_LOG_DEBUG, "session", "renewal-failed", "error=\"%s\"", r->err.msg);

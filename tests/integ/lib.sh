@@ -34,8 +34,14 @@ runtime_of() { # runtime_of DIR: where the agent of DIR works
     echo "/dev/shm/edgewise-$(id -u)-$(printf %s "$1" | sha256sum | cut -c1-16)"
 }
 cleanup() {
-    local status=$?
+    local status=$? pid
     trap - EXIT
+    for pid in "${pids[@]}"; do # who died on its own?
+        if [ "$status" != 0 ] && dead "$pid"; then
+            wait "$pid" 2>/dev/null
+            echo "process $pid ended by itself with status $?"
+        fi
+    done
     for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null; done
     if [ "$status" != 0 ] && [ "$status" != 77 ]; then
@@ -93,7 +99,11 @@ pause() { read -r -t "$1" -u "$never" _ || true; }
 expect() {
     local want=$1 pattern=$2 status=0
     shift 2
-    out=$(timeout "$((60 * slow))" "$@" 2>&1) || status=$?
+    if [ "$(type -t "$1")" = function ]; then
+        out=$("$@" 2>&1) || status=$?
+    else
+        out=$(timeout "$((60 * slow))" "$@" 2>&1) || status=$?
+    fi
     [ "$status" = "$want" ] || fail "$*: exit status $status, expected $want: $out"
     grep -Eq -- "$pattern" <<<"$out" || fail "$*: no '$pattern' in: $out"
 }
@@ -188,7 +198,7 @@ is_connected() { # the coordinator's own view
 logged() { # logged FILE REGEX [TIMES]: so many lines of a log match
     [ "$(grep -Ec -- "$2" "$tmp/$1.log" 2>/dev/null)" -ge "${3:-1}" ]
 }
-gone() { ! kill -0 "$1" 2>/dev/null; }
+not() { ! "$@"; }
 # A process that this shell started: waited for, so that its status is known. stop PID [SIGNAL]
 stop() {
     kill -"${2:-TERM}" "$1"
