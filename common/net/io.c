@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -199,8 +200,9 @@ ew_status ew_io_listen(void *zmq, const char *addr, uint16_t port, const ew_io_o
 
 static bool monitor(ew_io *io, void *zmq)
 {
+    static atomic_ulong next; /* libzmq frees a name late: never the same one twice */
     char ep[64];
-    snprintf(ep, sizeof(ep), "inproc://ew-monitor-%p", (void *)io);
+    snprintf(ep, sizeof(ep), "inproc://ew-monitor-%lu", atomic_fetch_add(&next, 1));
     if (zmq_socket_monitor(io->sock, ep, ZMQ_EVENT_CLOSED | ZMQ_EVENT_DISCONNECTED) != 0) {
         return false;
     }
