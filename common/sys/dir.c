@@ -66,6 +66,14 @@ ew_status ew_dir_make(const char *path, unsigned mode, ew_error *reterr)
     }
 }
 
+char *ew_path_real(const char *path, char *dst, size_t size)
+{
+    char *full = realpath(path, NULL);
+    (void)ew_str_copy(dst, size, full != NULL ? full : path);
+    free(full);
+    return dst;
+}
+
 bool ew_file_exists(const char *path)
 {
     struct stat st;

@@ -78,6 +78,8 @@ ew_status ew_path_join(char *dst, size_t size, const char *a, const char *b, ew_
 const char *ew_path_base(const char *path);
 /* Makes path and missing parents; existing directories are fine. mode applies to what is made. */
 ew_status ew_dir_make(const char *path, unsigned mode, ew_error *reterr) EW_MUST_CHECK;
+/* The absolute name without links, "." and ".."; path itself when there is none (it does not exist). Returns dst. */
+char *ew_path_real(const char *path, char *dst, size_t size);
 bool ew_file_exists(const char *path); /* anything, also a directory */
 bool ew_dir_exists(const char *path);
 ew_status ew_file_size(const char *path, uint64_t *ret_bytes, ew_error *reterr) EW_MUST_CHECK;

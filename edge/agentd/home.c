@@ -1,8 +1,8 @@
 #include "agentd/home.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/str.h"
@@ -33,19 +33,29 @@ char *ew_home_model_path(const ew_home *h, const uint8_t sha256[static EW_SHA256
     return dst;
 }
 
-/* On tmpfs, named after user and directory, so that a killed agent finds it again; beside the rest where there is no tmpfs. */
+/* In a place where everyone may write, somebody else may have made it before. */
+static bool own_dir(const char *path)
+{
+    struct stat s;
+    return lstat(path, &s) == 0 && S_ISDIR(s.st_mode) && s.st_uid == geteuid() && (s.st_mode & 077) == 0;
+}
+
+/* On tmpfs, named after user and directory, so that a killed agent finds it again; beside the rest where there is no tmpfs, or where the name
+ * is taken. */
 static ew_status make_runtime(ew_home *h, ew_error *reterr)
 {
     char hex[EW_SHA256_HEX_SIZE];
-    char *full = realpath(h->root, NULL); /* a relative name means another directory elsewhere */
-    const char *name = full != NULL ? full : h->root;
-    (void)ew_sha256_hex(name, strlen(name), hex);
-    free(full);
+    char full[4096];
+    /* A relative name means another directory elsewhere. */
+    (void)ew_path_real(h->root, full, sizeof(full));
+    (void)ew_sha256_hex(full, strlen(full), hex);
     if (ew_dir_exists(TMPFS) && access(TMPFS, W_OK) == 0) {
-        (void)snprintf(h->runtime, sizeof(h->runtime), TMPFS "/edgewise-%u-%.16s", (unsigned)getuid(), hex);
-    } else {
-        (void)snprintf(h->runtime, sizeof(h->runtime), "%.490s/runtime", h->root);
+        (void)snprintf(h->runtime, sizeof(h->runtime), TMPFS "/edgewise-%u-%.16s", (unsigned)geteuid(), hex);
+        if (ew_dir_make(h->runtime, 0700, NULL) == EW_OK && own_dir(h->runtime)) {
+            return EW_OK;
+        }
     }
+    (void)snprintf(h->runtime, sizeof(h->runtime), "%.490s/runtime", h->root);
     return ew_dir_make(h->runtime, 0700, reterr);
 }
 
