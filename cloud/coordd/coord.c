@@ -2,6 +2,7 @@
 #include "coordd/coord.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -22,6 +23,8 @@
 
 #define RESTART_GRACE_MS 3000 /* a device that was restarted sends its finished results within this */
 #define TICK_MS 1000
+#define SOON_MS 30    /* between looks for work after a device came up … */
+#define SOON_ROUNDS 5 /* … so many times */
 
 void ew__audit(ew__coord *c, const char *who, const char *event, const char *fmt, ...)
 {
@@ -68,7 +71,10 @@ static ew_status on_up(void *ctx, const ew_peer_info *peer, const ew_msg *hello,
         EW_TRY(device_up(c, peer, hello, reterr));
     }
     EW_LOG(EW_LOG_INFO, "coord", "up", "role=%s id=%s addr=%s", ew_role_name(peer->role), peer->id, peer->addr);
-    return EW_OK; /* work is handed out by the next tick: the session is not ACTIVE before this returns */
+    /* Its work is handed out by the main thread: the session is not ACTIVE before this returns. A full pipe wakes as well. */
+    ssize_t n = write(c->wake[1], "", 1);
+    (void)n;
+    return EW_OK;
 }
 
 static void on_down(void *ctx, const ew_peer_info *peer, const char *reason)
@@ -302,6 +308,11 @@ static void drop_model(const void *key, size_t key_size, void *value, void *ctx)
 static void close_state(ew__coord *c)
 {
     ew_server_free(&c->server);
+    for (int i = 0; i < 2; i++) {
+        if (c->wake[i] >= 0) {
+            (void)close(c->wake[i]);
+        }
+    }
     ew_offload_free(&c->offload);
     if (c->models != NULL) {
         ew_map_each(c->models, drop_model, NULL);
@@ -343,17 +354,32 @@ static void check_shard(ew__coord *c)
     }
 }
 
+/* Waits for a signal, a device that came up, or the next tick. */
+static ew_status wait_tick(ew__coord *c, int *soon, ew_error *reterr)
+{
+    struct pollfd pfd[2] = {{.fd = ew_signal_fd(), .events = POLLIN}, {.fd = c->wake[0], .events = POLLIN}};
+    int n = poll(pfd, 2, *soon > 0 ? SOON_MS : TICK_MS);
+    if (n < 0 && errno != EINTR) {
+        return ew_fail_errno(reterr, errno, "coordinator: poll");
+    }
+    *soon -= *soon > 0;
+    if (n > 0 && pfd[0].revents != 0) {
+        ew_signal_drain();
+    }
+    if (n > 0 && pfd[1].revents != 0) {
+        char drain[64];
+        while (read(c->wake[0], drain, sizeof drain) == (ssize_t)sizeof drain) {
+        }
+        *soon = SOON_ROUNDS;
+    }
+    return EW_OK;
+}
+
 static ew_status loop(ew__coord *c, const char *notify_socket, ew_error *reterr)
 {
+    int soon = SOON_ROUNDS;
     while (!ew_signal_stop()) {
-        struct pollfd pfd = {.fd = ew_signal_fd(), .events = POLLIN};
-        int n = poll(&pfd, 1, TICK_MS);
-        if (n < 0 && errno != EINTR) {
-            return ew_fail_errno(reterr, errno, "coordinator: poll");
-        }
-        if (n > 0) {
-            ew_signal_drain();
-        }
+        EW_TRY(wait_tick(c, &soon, reterr));
         if (ew_signal_reload()) {
             c->server_cert_renew_ms = 0;
         }
@@ -369,9 +395,22 @@ static ew_status loop(ew__coord *c, const char *notify_socket, ew_error *reterr)
     return EW_OK;
 }
 
+static ew_status make_wake(ew__coord *c, ew_error *reterr)
+{
+    if (pipe(c->wake) != 0) {
+        return ew_fail_errno(reterr, errno, "coordinator: pipe");
+    }
+    for (int i = 0; i < 2; i++) {
+        (void)fcntl(c->wake[i], F_SETFL, O_NONBLOCK);
+        (void)fcntl(c->wake[i], F_SETFD, FD_CLOEXEC);
+    }
+    return EW_OK;
+}
+
 static ew_status run_inner(ew__coord *c, const char *notify_socket, ew_error *reterr)
 {
     ew_error ignored = EW_ERROR_INIT;
+    EW_TRY(make_wake(c, reterr));
     EW_TRY(open_state(c, reterr));
     EW_TRY(ew__server_cert(c, reterr));
     EW_TRY(start_server(c, reterr));
@@ -400,6 +439,7 @@ ew_status ew_coord_run(const ew_coord_conf *conf, const char *notify_socket, ew_
     EW_TRY(ew_dir_lock_take(conf->dir, &lock, reterr));
     ew__coord *c = ew_xcalloc(1, sizeof *c);
     c->conf = conf;
+    c->wake[0] = c->wake[1] = -1;
     (void)pthread_mutex_init(&c->model_lock, NULL);
     (void)pthread_mutex_init(&c->evidence_lock, NULL);
     ew_status st = run_inner(c, notify_socket, reterr);
