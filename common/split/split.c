@@ -3,16 +3,18 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/mem.h"
 
 struct ew_split_session {
     ew_session *s;
     ew_split_opt opt;
     uint32_t C;
-    float *kept;   /* [n_ctx, C] inputs of [a, b), as the other side saw them */
-    float *work;   /* [n_batch, C] */
-    void *act;     /* [n_batch, C] encoded */
-    void *ret_act; /* [n_batch, C] encoded */
+    uint32_t rows_max; /* of one step: its activations fit one frame's body */
+    float *kept;       /* [n_ctx, C] inputs of [a, b), as the other side saw them */
+    float *work;       /* [n_batch, C] */
+    void *act;         /* [n_batch, C] encoded */
+    void *ret_act;     /* [n_batch, C] encoded */
     uint64_t step;
     ew_split_stats stats;
 };
@@ -54,19 +56,18 @@ static ew_status remote(ew_split_session *p, float *x, uint32_t n, uint32_t pos,
     return ew_activation_decode(p->opt.act, p->ret_act, elems, x, reterr);
 }
 
-/* ew_segment_fn. */
-static ew_status run_segment(void *ctx, float *x, size_t n, uint32_t pos, ew_error *reterr)
+/* At most p->rows_max rows. */
+static ew_status run_rows(ew_split_session *p, float *x, uint32_t n, uint32_t pos, ew_error *reterr)
 {
-    ew_split_session *p = ctx;
     if (!p->stats.local) {
         ew_error why = EW_ERROR_INIT;
-        /* x is overwritten only by an answer that decodes whole, so it is still the input after a failure … */
-        memcpy(p->work, x, n * p->C * sizeof(float));
-        if (remote(p, x, (uint32_t)n, pos, &why) == EW_OK) {
+        size_t elems = (size_t)n * p->C;
+        /* An answer that does not decode whole leaves x half written: the input is put back. */
+        memcpy(p->work, x, elems * sizeof(float));
+        if (remote(p, x, n, pos, &why) == EW_OK) {
             return EW_OK;
         }
-        /* … or is put back. */
-        memcpy(x, p->work, n * p->C * sizeof(float));
+        memcpy(x, p->work, elems * sizeof(float));
         p->stats.local = true;
         p->stats.local_position = pos;
         if (p->opt.on_local != NULL) {
@@ -75,6 +76,17 @@ static ew_status run_segment(void *ctx, float *x, size_t n, uint32_t pos, ew_err
         EW_TRY(rebuild(p, pos, reterr));
     }
     return ew_session_run(p->s, p->opt.first_layer, p->opt.last_layer, x, n, pos, reterr);
+}
+
+/* ew_segment_fn. */
+static ew_status run_segment(void *ctx, float *x, size_t n, uint32_t pos, ew_error *reterr)
+{
+    ew_split_session *p = ctx;
+    for (size_t at = 0; at < n; at += p->rows_max) {
+        uint32_t k = (uint32_t)EW_MIN(n - at, (size_t)p->rows_max);
+        EW_TRY(run_rows(p, x + at * p->C, k, pos + (uint32_t)at, reterr));
+    }
+    return EW_OK;
 }
 
 ew_status ew_split_session_new(ew_session *s, const ew_split_opt *opt, ew_split_session **ret_split, ew_error *reterr)
@@ -92,6 +104,7 @@ ew_status ew_split_session_new(ew_session *s, const ew_split_opt *opt, ew_split_
     p->s = s;
     p->opt = *opt;
     p->C = cfg->C;
+    p->rows_max = (uint32_t)EW_MAX(EW_LIMIT_BODY_BYTES / (cfg->C * ew_activation_bytes(opt->act)), (size_t)1);
     p->kept = ew_calloc(ew_session_n_ctx(s), row);
     p->work = ew_calloc(ew_session_n_batch(s), row);
     p->act = ew_calloc(ew_session_n_batch(s), row);
