@@ -183,7 +183,7 @@ ew_status ew_jobs_heartbeat(ew_db *db, const char *id, uint64_t fence, uint64_t 
         EW_TRY(
             ew_stmt_open(db,
                          "UPDATE job SET state=1, lease_until_ms=?3, done=coalesce(?4,done), total=coalesce(?5,total),"
-                         " phase=coalesce(?6,phase) WHERE id=?1 AND fence=?2 AND state IN (0,1)",
+                         " phase=coalesce(?6,phase) WHERE id=?1 AND fence=?2 AND fence>0 AND state IN (0,1)",
                          &st, reterr));
         ew_bind_text(st, 1, id);
         ew_bind_i64(st, 2, (int64_t)fence);
@@ -194,7 +194,7 @@ ew_status ew_jobs_heartbeat(ew_db *db, const char *id, uint64_t fence, uint64_t 
             ew_bind_text(st, 6, p->phase);
         }
         EW_TRY(ew_stmt_run(st, reterr));
-        if (fence != 0 && ew_db_changes(db) == 1) {
+        if (ew_db_changes(db) == 1) {
             return EW_OK;
         }
     }

@@ -123,6 +123,15 @@ static void a_late_result_counts_while_no_one_else_has_the_job(void **state)
     (void)claim("dev-1", NULL, 520);
 }
 
+static void progress_of_a_job_that_nobody_took_changes_nothing(void **state)
+{
+    (void)state;
+    add("a", "dev-1", 0);
+    assert_int_equal(ew_jobs_heartbeat(g_db, "a", 0, 10, 100, NULL, NULL), EW_ECONFLICT);
+    assert_int_equal(count(EW_JOB_QUEUED), 1);
+    assert_int_equal(claim("dev-1", "a", 20), 1);
+}
+
 static void a_heartbeat_extends_the_lease_and_keeps_progress(void **state)
 {
     (void)state;
@@ -186,6 +195,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_result_counts_once_and_an_old_fence_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_late_result_counts_while_no_one_else_has_the_job, setup, teardown),
+        cmocka_unit_test_setup_teardown(progress_of_a_job_that_nobody_took_changes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(a_heartbeat_extends_the_lease_and_keeps_progress, setup, teardown),
         cmocka_unit_test_setup_teardown(attempts_run_out_and_giving_back_may_not_count, setup, teardown),
         cmocka_unit_test_setup_teardown(cancelled_jobs_take_no_result_and_listing_is_in_order, setup, teardown),
