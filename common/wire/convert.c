@@ -63,37 +63,55 @@ static void *unconst(const void *p)
 
 /* ---- text */
 
-/* Valid UTF-8 without control characters other than tab and newline. A sequence cut off at the end passes: details are
- * truncated to a number of bytes. */
-static bool text_ok(const char *s, size_t n)
+/* The bytes of the sequence that starts with s[0], 0 when no valid one does: overlong forms, surrogates and what is above U+10FFFF
+ * are none (what is stored here goes out as JSON, which refuses them). *ret_cut: it is right as far as n bytes go. */
+static size_t utf8_sequence(const unsigned char *s, size_t n, bool *ret_cut)
 {
+    unsigned char c = s[0];
+    *ret_cut = false;
+    if (c < 0x80) {
+        return 1;
+    }
+    size_t size = c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
+    unsigned char low = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80;
+    unsigned char high = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
+    for (size_t k = 1; k < size && k < n; k++) {
+        if (s[k] < low || s[k] > high) {
+            return 0;
+        }
+        low = 0x80;
+        high = 0xBF;
+    }
+    *ret_cut = size > n;
+    return EW_MIN(size, n);
+}
+
+/* Valid UTF-8 without control characters other than tab and newline. A sequence cut off at the end passes: details are
+ * truncated to a number of bytes. *ret_whole is the length without it. */
+static bool text_ok(const char *s, size_t n, size_t *ret_whole)
+{
+    *ret_whole = n;
     for (size_t i = 0; i < n;) {
         unsigned char c = (unsigned char)s[i];
-        size_t more = c < 0x80                ? 0
-                      : c >= 0xC2 && c < 0xE0 ? 1
-                      : c >= 0xE0 && c < 0xF0 ? 2
-                      : c >= 0xF0 && c < 0xF5 ? 3
-                                              : 9;
-        if (more == 9 || (c < 0x20 && c != '\t' && c != '\n') || c == 0x7F) {
+        bool cut;
+        size_t size = utf8_sequence((const unsigned char *)s + i, n - i, &cut);
+        if (size == 0 || (c < 0x20 && c != '\t' && c != '\n') || c == 0x7F) {
             return false;
         }
-        for (size_t k = 1; k <= more && i + k < n; k++) {
-            if (((unsigned char)s[i + k] & 0xC0) != 0x80) {
-                return false;
-            }
-        }
-        i += 1 + more;
+        *ret_whole = cut ? i : n;
+        i += size;
     }
     return true;
 }
 
-static ew_status text_check(const ew__table *t, const ew__field *f, const char *s, size_t n, ew_error *reterr)
+static ew_status text_check(const ew__table *t, const ew__field *f, const char *s, size_t n, size_t *ret_whole,
+                            ew_error *reterr)
 {
     if (n >= f->size) {
         return ew_fail(reterr, EW_EINVAL, "message %s: %s has %zu bytes, at most %zu are allowed", t->name, f->name, n,
                        f->size - 1);
     }
-    if (!text_ok(s, n)) {
+    if (!text_ok(s, n, ret_whole)) {
         return ew_fail(reterr, EW_EINVAL, "message %s: %s is not clean UTF-8 text", t->name, f->name);
     }
     return EW_OK;
@@ -160,7 +178,8 @@ static ew_status build_text(const builder *b, const ew__field *f, const char *fr
     if (end == NULL) {
         return out_of(b, f, "is not terminated");
     }
-    EW_TRY(text_check(b->t, f, from, (size_t)(end - from), b->err));
+    size_t whole;
+    EW_TRY(text_check(b->t, f, from, (size_t)(end - from), &whole, b->err));
     *to = unconst(from);
     return EW_OK;
 }
@@ -388,7 +407,7 @@ static ew_status bad(const reading *g, const ew__field *f, const char *what)
 static ew_status read_text(const reading *g, const ew__field *f, const char *from, char *to)
 {
     size_t n = from != NULL ? strlen(from) : 0;
-    EW_TRY(text_check(g->t, f, from, n, g->err));
+    EW_TRY(text_check(g->t, f, from, n, &n, g->err)); /* without a sequence that was cut off */
     if (n > 0) {
         memcpy(to, from, n);
     }
@@ -452,7 +471,8 @@ static ew_status read_settings(const reading *g, const ew__field *f, const char 
     ew_settings s;
     memset(&s, 0, sizeof(s));
     for (size_t i = 0; i < n; i++) {
-        if (!text_ok(list[i]->name, strlen(list[i]->name))) {
+        size_t whole;
+        if (!text_ok(list[i]->name, strlen(list[i]->name), &whole)) {
             return bad(g, f, "has a name that is not text");
         }
         ew_status st = ew_settings_set(&s, list[i]->name, list[i]->d, g->err);

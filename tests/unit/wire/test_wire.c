@@ -200,6 +200,30 @@ static void unknown_fields_and_enum_values_are_harmless(void **state)
     ew_msg_release(&b);
 }
 
+static void text_that_is_no_utf8_is_refused_and_a_cut_end_dropped(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80", "\xC0\x80", "a\x80", "\xC3(",
+        "\xED\xA0",     "\x7F"};
+    static const char *const cut[] = {"ab\xC3", "ab\xE2\x82", "ab\xF0\x9F\x98"};
+    ew_error err = EW_ERROR_INIT;
+    for (size_t i = 0; i < EW_COUNT(bad) + EW_COUNT(cut); i++) {
+        bool is_bad = i < EW_COUNT(bad);
+        const char *text = is_bad ? bad[i] : cut[i - EW_COUNT(bad)];
+        size_t n = strlen(text);
+        unsigned char env[32] = {
+            0x08, 0x01, 0x82, 0x05, (unsigned char)(n + 2), 0x0A, (unsigned char)n}; /* OpRequest */
+        memcpy(env + 7, text, n);
+        assert_int_equal(ew_wire_unpack((ew_span){env, 7 + n}, (ew_span){NULL, 0}, &b, &err),
+                         is_bad ? EW_EINVAL : EW_OK);
+        if (!is_bad) {
+            assert_string_equal(b.op_request.verb, "ab");
+            ew_msg_release(&b);
+        }
+    }
+}
+
 static void the_sender_checks_its_own_messages(void **state)
 {
     (void)state;
@@ -379,6 +403,7 @@ int main(void)
         cmocka_unit_test(empty_submessages_hit_the_cap),
         cmocka_unit_test(an_unknown_payload_is_unsupported_and_keeps_its_header),
         cmocka_unit_test(unknown_fields_and_enum_values_are_harmless),
+        cmocka_unit_test(text_that_is_no_utf8_is_refused_and_a_cut_end_dropped),
         cmocka_unit_test(the_sender_checks_its_own_messages),
         cmocka_unit_test(tensors_must_lie_in_the_body),
         cmocka_unit_test(the_walker_agrees_with_protobuf),
