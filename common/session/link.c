@@ -8,6 +8,7 @@
 
 #define BATCH_BYTES 16384u
 #define SOCKET_MSG_BYTES (128u * 1024)
+#define UNSENT_SLACK_BYTES (512u * 1024) /* a message that libzmq releases late, and frames outside of the window */
 
 /* ---- frames to send */
 
@@ -151,6 +152,13 @@ void ew__link_init(ew__link *l, ew_io *io, ew_io_peer *peer, size_t max_frame)
     ew_frame_decoder_init(&l->dec, max_frame);
 }
 
+static void unsent_unref(ew__unsent *u)
+{
+    if (u != NULL && atomic_fetch_sub_explicit(&u->refs, 1, memory_order_acq_rel) == 1) {
+        ew_free(u);
+    }
+}
+
 static void drop_queue(ew__out *o)
 {
     while (o != NULL) {
@@ -167,7 +175,9 @@ void ew__link_release(ew__link *l)
         l->head[i] = l->tail[i] = NULL;
         drop_queue(o);
     }
-    l->queued_bytes = 0;
+    l->queued_bytes = l->waiting_bytes = 0;
+    unsent_unref(l->unsent);
+    l->unsent = NULL;
     ew_frame_decoder_release(&l->dec);
     ew_tls_free(&l->tls);
 }
@@ -244,6 +254,11 @@ ew_status ew__link_input(ew__link *l, const void *data, size_t size, ew__frame_f
     return EW_OK;
 }
 
+static size_t memory_of(const ew__out *o)
+{
+    return sizeof(*o) + ew__out_bytes(o);
+}
+
 void ew__link_send(ew__link *l, ew__out **out)
 {
     ew__out *o = *out;
@@ -257,6 +272,7 @@ void ew__link_send(ew__link *l, ew__out **out)
     *(l->tail[q] != NULL ? &l->tail[q]->next : &l->head[q]) = o;
     l->tail[q] = o;
     l->queued_bytes += ew__out_bytes(o);
+    l->waiting_bytes += q == 1 ? memory_of(o) : 0;
 }
 
 ew_status ew__link_send_msg(ew__link *l, const ew_msg *msg, uint64_t reply_to, bool last, ew_error *reterr)
@@ -269,10 +285,40 @@ ew_status ew__link_send_msg(ew__link *l, const ew_msg *msg, uint64_t reply_to, b
     return EW_OK;
 }
 
+typedef struct buffer {
+    ew__unsent *unsent;
+    size_t size;
+    char data[];
+} buffer;
+
+/* Any thread of libzmq. */
 static void buffer_free(void *data, void *hint)
 {
-    (void)hint;
-    ew_free(data);
+    (void)data;
+    buffer *b = hint;
+    atomic_fetch_sub_explicit(&b->unsent->bytes, b->size, memory_order_relaxed);
+    unsent_unref(b->unsent);
+    ew_free(b);
+}
+
+static buffer *buffer_new(ew__link *l, size_t size)
+{
+    if (l->unsent == NULL) {
+        l->unsent = ew_calloc(1, sizeof(*l->unsent));
+        if (l->unsent == NULL) {
+            return NULL;
+        }
+        atomic_init(&l->unsent->refs, 1);
+        atomic_init(&l->unsent->bytes, 0);
+    }
+    buffer *b = ew_malloc(1, sizeof(*b) + size);
+    if (b != NULL) {
+        b->unsent = l->unsent;
+        b->size = size;
+        atomic_fetch_add_explicit(&l->unsent->refs, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&l->unsent->bytes, size, memory_order_relaxed);
+    }
+    return b;
 }
 
 ew_status ew__link_flush_tls(ew__link *l, ew_error *reterr)
@@ -283,12 +329,12 @@ ew_status ew__link_flush_tls(ew__link *l, ew_error *reterr)
             return EW_OK;
         }
         n = EW_MIN(n, SOCKET_MSG_BYTES);
-        char *data = ew_malloc(1, n);
-        if (data == NULL) {
+        buffer *b = buffer_new(l, n);
+        if (b == NULL) {
             return ew_fail(reterr, EW_ENOMEM, "connection: out of memory");
         }
-        n = ew_tls_output(l->tls, data, n);
-        EW_TRY(ew_io_send(l->io, l->peer, data, n, buffer_free, NULL, reterr));
+        n = ew_tls_output(l->tls, b->data, n);
+        EW_TRY(ew_io_send(l->io, l->peer, b->data, n, buffer_free, b, reterr));
         l->last_sent_ms = ew_mono_ms();
     }
     return EW_OK;
@@ -317,6 +363,7 @@ static ew__out *next_out(ew__link *l)
         l->tail[q] = NULL;
     }
     l->queued_bytes -= ew__out_bytes(o);
+    l->waiting_bytes -= q == 1 ? memory_of(o) : 0;
     return o;
 }
 
@@ -387,7 +434,8 @@ void ew__link_consume(ew__link *l, size_t bytes)
 
 bool ew__link_peer_consumed(ew__link *l, uint64_t bytes)
 {
-    if (bytes > l->sent_bytes) {
+    size_t unsent = l->unsent != NULL ? atomic_load_explicit(&l->unsent->bytes, memory_order_relaxed) : 0;
+    if (bytes > l->sent_bytes || unsent > 2 * (l->sent_bytes - bytes) + UNSENT_SLACK_BYTES) {
         return false;
     }
     if (bytes > l->peer_consumed) {

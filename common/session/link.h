@@ -9,6 +9,8 @@
 #ifndef EW_SESSION_LINK_H
 #define EW_SESSION_LINK_H
 
+#include <stdatomic.h>
+
 #include "base/base.h"
 #include "base/buf.h"
 #include "base/status.h"
@@ -48,6 +50,12 @@ typedef ew_status (*ew__tap_fn)(void *ctx, bool out, ew_span envelope, ew_span b
 
 #define EW__QUEUES 3
 
+/* TLS bytes given to the socket and not yet released by it. */
+typedef struct ew__unsent {
+    atomic_uint refs;
+    atomic_size_t bytes;
+} ew__unsent;
+
 typedef struct ew__link {
     ew_io *io;
     ew_io_peer *peer; /* NULL once closed or gone */
@@ -55,6 +63,8 @@ typedef struct ew__link {
     ew_frame_decoder dec;
     ew__out *head[EW__QUEUES], *tail[EW__QUEUES]; /* by urgency: of the session itself, others, bulk */
     size_t queued_bytes;
+    size_t waiting_bytes;  /* what the frames of the second queue take in memory */
+    ew__unsent *unsent;    /* bytes that libzmq holds; outlives the link */
     uint64_t next_id;      /* of the next frame that is sent */
     uint64_t last_peer_id; /* highest msg_id received */
     uint64_t sent_bytes, peer_consumed;
@@ -87,7 +97,8 @@ ew_status ew__link_flush_tls(ew__link *l, ew_error *reterr);
 /* Is a frame with that payload counted by the window? */
 bool ew__link_counts(uint32_t payload);
 void ew__link_consume(ew__link *l, size_t bytes);
-/* The peer told that it has consumed so much. False: more than was sent. */
+/* The peer told that it has consumed so much. False: more than was sent, or more than can have left this process: a peer that
+ * reads nothing and claims to have consumed all would make the socket's queue grow without end. */
 bool ew__link_peer_consumed(ew__link *l, uint64_t bytes);
 bool ew__link_idle(const ew__link *l); /* nothing queued */
 void ew__link_drop_bulk(ew__link *l);

@@ -427,26 +427,32 @@ void ew_server_free(ew_server **s)
 
 /* ---- calls to devices */
 
+/* The frame may be written after its call has expired and is gone. */
+typedef struct call_ref {
+    ew_server *s;
+    uint64_t conn_key, key;
+} call_ref;
+
 typedef struct send_cmd {
     ew__item item;
     char id[EW_DEVICE_ID_SIZE];
     ew__out *out;
     ew__call *call; /* NULL = no reply is wanted */
+    call_ref *ref;
 } send_cmd;
 
 static void call_written(ew__out *out, void *ctx, uint64_t msg_id)
 {
     (void)out;
-    ew__call *call = ctx;
-    if (msg_id == 0) {
-        return; /* the connection's end finishes the call */
-    }
-    ew__conn *c = ew__conn_by_key(call->server, call->conn_key);
+    call_ref *r = ctx;
+    /* Dropped: the connection's end finishes the call. */
+    ew__conn *c = msg_id != 0 ? ew__conn_by_key(r->s, r->conn_key) : NULL;
     for (ew__call *k = c != NULL ? c->calls : NULL; k != NULL; k = k->next) {
-        if (k == call) {
-            call->msg_id = msg_id;
+        if (k->key == r->key) {
+            k->msg_id = msg_id;
         }
     }
+    ew_free(r);
 }
 
 static void send_done(ew__item *item, void *owner)
@@ -462,17 +468,21 @@ static void send_done(ew__item *item, void *owner)
         ew__out_free(&m->out);
     } else {
         if (m->call != NULL) {
+            *m->ref = (call_ref){s, c->key, s->next_call_key};
+            m->call->key = s->next_call_key++;
             m->call->conn_key = c->key;
             m->call->next = c->calls;
             c->calls = m->call;
             m->out->written = call_written;
-            m->out->ctx = m->call;
+            m->out->ctx = m->ref;
+            m->ref = NULL;
         }
         ew__conn_send(c, &m->out);
         if (!c->dead) {
             ew__conn_reschedule(c);
         }
     }
+    ew_free(m->ref);
     ew_free(m);
 }
 
@@ -485,8 +495,10 @@ ew_status ew_server_send(ew_server *s, const char *device_id, const ew_msg *msg,
     timeout_ms = or_default(timeout_ms, 30000);
     send_cmd *m = ew_calloc(1, sizeof(*m));
     ew__call *call = on_reply != NULL ? ew_calloc(1, sizeof(*call)) : NULL;
-    ew_status st =
-        m == NULL || (on_reply != NULL && call == NULL) ? ew_fail(reterr, EW_ENOMEM, "call: out of memory") : EW_OK;
+    call_ref *ref = on_reply != NULL ? ew_calloc(1, sizeof(*ref)) : NULL;
+    ew_status st = m == NULL || (on_reply != NULL && (call == NULL || ref == NULL))
+                       ? ew_fail(reterr, EW_ENOMEM, "call: out of memory")
+                       : EW_OK;
     ew_wire_header h = {.deadline_ms = timeout_ms, .stream_id = msg->stream_id, .has_idem_key = msg->has_idem_key};
     memcpy(h.idem_key, msg->idem_key, sizeof(h.idem_key));
     if (st == EW_OK) {
@@ -496,6 +508,7 @@ ew_status ew_server_send(ew_server *s, const char *device_id, const ew_msg *msg,
         m->item.done = send_done;
         ew_str_copy(m->id, sizeof(m->id), device_id);
         m->call = call;
+        m->ref = ref;
         if (call != NULL) {
             *call = (ew__call){.server = s, .deadline_ms = ew_mono_ms() + timeout_ms, .fn = on_reply, .ctx = reply_ctx};
         }
@@ -505,6 +518,7 @@ ew_status ew_server_send(ew_server *s, const char *device_id, const ew_msg *msg,
         st = ew_fail(reterr, EW_ECANCELLED, "the server is stopping");
         ew__out_free(&m->out);
     }
+    ew_free(ref);
     ew_free(call);
     ew_free(m);
     return st;

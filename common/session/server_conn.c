@@ -537,10 +537,11 @@ static bool on_control(ew__conn *c, ew_frame *frame)
         ok = !allowed || on_ping(c, &m);
         break;
     case EW_MSG_PONG:
-        ok = ew__link_peer_consumed(&c->link, m.pong.bytes_consumed);
+        allowed = control_allowed(c, 1);
+        ok = !allowed || ew__link_peer_consumed(&c->link, m.pong.bytes_consumed);
         break;
     case EW_MSG_CREDIT: {
-        bool small = m.credit.bytes_consumed != 0 && m.credit.bytes_consumed < c->link.peer_consumed + 16384;
+        bool small = m.credit.bytes_consumed < c->link.peer_consumed + 16384;
         allowed = !small || control_allowed(c, 1);
         ok = !allowed || m.credit.bytes_consumed == 0 || ew__link_peer_consumed(&c->link, m.credit.bytes_consumed);
         if (allowed && ok && m.credit.stream_id != 0) {
@@ -622,7 +623,9 @@ static bool on_frame(void *ctx, ew_frame *frame, const ew_wire_header *h)
     case EW_EV_CONTROL:
         return on_control(c, frame) && !c->dead;
     case EW_EV_REPLY:
-        ew__job_reply(c, frame, h);
+        if (!ew__job_reply(c, frame, h) && !control_allowed(c, 1)) {
+            return false;
+        }
         break;
     case EW_EV_GO_AWAY:
         ew_frame_free(&frame);
@@ -692,7 +695,8 @@ static void on_data(void *ctx, ew_io_peer *peer, void *user, const void *data, s
 {
     (void)ctx, (void)peer;
     ew__conn *c = user;
-    if (c->state == EW_SERVER_CLOSED || !ew__conn_event(c, EW_EV_BYTES)) {
+    /* When it is closing nothing is looked at any more, so nothing may pile up either. */
+    if (c->state == EW_SERVER_CLOSED || c->state == EW_SERVER_CLOSING || !ew__conn_event(c, EW_EV_BYTES)) {
         return;
     }
     ew_error err = EW_ERROR_INIT;

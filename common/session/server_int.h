@@ -21,7 +21,10 @@
 #define EW__IDEM_REPLY_BYTES (64u * 1024)
 #define EW__IDEM_TOTAL_BYTES (1024u * 1024) /* of replies kept for one peer */
 #define EW__IDEM_MS (24ull * 3600 * 1000)
-#define EW__REPLY_QUEUE_BYTES (1024u * 1024)
+#define EW__REPLY_QUEUE_BYTES (1024u * 1024)     /* waiting for a peer: its next request starts when there are less */
+#define EW__WAITING_MAX_BYTES (4u * 1024 * 1024) /* a peer that asks on and takes nothing is cut */
+#define EW__AUDITS_PER_S 20.0                    /* of refused peers, which cost us a write to the disk each */
+#define EW__AUDITS_BURST 200.0
 
 typedef struct ew__conn ew__conn;
 typedef struct ew__known ew__known;
@@ -93,6 +96,7 @@ typedef struct ew__stream {
 typedef struct ew__call {
     struct ew__call *next;
     struct ew_server *server;
+    uint64_t key;              /* never used twice; a frame that waits may outlive its call */
     uint64_t conn_key, msg_id; /* msg_id 0 = not written yet */
     uint64_t deadline_ms;
     ew_server_reply_fn fn;
@@ -155,7 +159,7 @@ struct ew_server {
     ew_map *known; /* "d:id" -> ew__known */
     ew_map *ips;   /* address -> ew__ip */
     ew_map *deny;  /* "device:id" … -> (void *)1 */
-    uint64_t next_key;
+    uint64_t next_key, next_call_key;
     uint32_t n_conns, n_half_open;
     ew_rng rng;
     ew__conn *dead;
@@ -163,6 +167,8 @@ struct ew_server {
     uint64_t next_tick_ms;
     bool draining, ending;
     uint64_t drain_until_ms;
+    double audit_tokens;
+    uint64_t audit_ms, audits_left_out;
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
     ew_map *up; /* device id -> (void *)1 while ACTIVE */
@@ -192,7 +198,7 @@ ew__known *ew__server_known(ew_server *s, ew_role role, const char *id);
 void ew__job_request(ew__conn *c, ew_frame *frame, const ew_wire_header *h); /* takes frame */
 void ew__job_up(ew__conn *c, ew_msg *hello);                                 /* takes hello */
 void ew__job_down(ew__conn *c);
-void ew__job_reply(ew__conn *c, ew_frame *frame, const ew_wire_header *h); /* takes frame */
+bool ew__job_reply(ew__conn *c, ew_frame *frame, const ew_wire_header *h); /* takes frame; false: nobody waits */
 void ew__job_cancel(ew__conn *c, uint64_t msg_id);
 void ew__job_conn_closed(ew__conn *c); /* tickets, calls, streams */
 void ew__call_expire(ew__conn *c, uint64_t now);

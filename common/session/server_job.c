@@ -242,6 +242,9 @@ static void request_work(ew__item *item, void *owner, ew__worker *w)
     if (j->st == EW_ECORRUPT || j->st == EW_EINVAL || j->st == EW_ELIMIT) {
         j->malformed = true;
         j->st = EW_EINVAL;
+    } else if (j->st == EW_OK && (uint32_t)m->type != j->h.payload) { /* the shard judged by what it saw */
+        j->malformed = true;
+        j->st = ew_fail(&err, EW_EINVAL, "envelope with more than one payload");
     } else if (j->st == EW_OK && ticket_over(j->ticket)) {
         j->st = ew_fail(&err, EW_ETIMEOUT, "the deadline passed before the work began");
     } else if (j->st == EW_OK && m->type == EW_MSG_ARTIFACT_OPEN) {
@@ -410,7 +413,7 @@ static bool request_may_start(ew__item *item, void *owner)
     if (at < 0) {
         return true; /* the session is gone; the work may still matter */
     }
-    if (c->n_running >= c->s->n_half_workers) {
+    if (c->n_running >= c->s->n_half_workers || c->link.waiting_bytes > EW__REPLY_QUEUE_BYTES) {
         return false;
     }
     for (unsigned i = 0; j->h.stream_id != 0 && i < EW_COUNT(c->inflight); i++) {
@@ -453,7 +456,7 @@ static void request_done(ew__item *item, void *owner)
     if (c != NULL) {
         inflight_end(c, j->h.msg_id);
         ew__link_consume(&c->link, j->frame->wire_bytes);
-        if (j->fd >= 0 && j->st == EW_OK) {
+        if (j->fd >= 0 && j->st == EW_OK && ew__conn_active(c)) {
             stream_start(c, j);
         }
         if (j->final != NULL) {
@@ -513,7 +516,10 @@ void ew__job_request(ew__conn *c, ew_frame *frame, const ew_wire_header *h)
     int slot = inflight_of(c, 0);
     job *j = NULL;
     const char *why = NULL;
-    if (c->state == EW_SERVER_DRAINING) {
+    if (c->link.waiting_bytes > EW__WAITING_MAX_BYTES) {
+        c->s->n.slow_peers++;
+        ew__conn_fail(c, EW_GO_AWAY_OVERLOAD, "requests come and their replies are not taken");
+    } else if (c->state == EW_SERVER_DRAINING) {
         why = "the session is ending";
     } else if (slot < 0) {
         why = "too many requests in flight";
@@ -654,16 +660,37 @@ static void audit_work(ew__item *item, void *owner, ew__worker *w)
     s->h.on_audit(s->ctx, e->name, e->peer.id, e->peer.addr, e->text);
 }
 
+/* Anybody who can reach the port causes these: they are written at a bounded rate, and what was left out is counted. */
+static bool audit_allowed(ew_server *s)
+{
+    uint64_t now = ew_mono_ms();
+    s->audit_tokens = s->audit_ms == 0 ? EW__AUDITS_BURST
+                                       : EW_MIN(EW__AUDITS_BURST,
+                                                s->audit_tokens + EW__AUDITS_PER_S * (double)(now - s->audit_ms) / 1e3);
+    s->audit_ms = now;
+    if (s->audit_tokens < 1) {
+        s->audits_left_out++;
+        return false;
+    }
+    s->audit_tokens -= 1;
+    return true;
+}
+
 void ew__server_audit(ew_server *s, const char *name, const char *peer, const char *addr, const char *fmt, ...)
 {
-    event *e = s->h.on_audit != NULL ? ew_calloc(1, sizeof(*e)) : NULL;
+    event *e = s->h.on_audit != NULL && audit_allowed(s) ? ew_calloc(1, sizeof(*e)) : NULL;
     if (e == NULL) {
         return;
     }
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(e->text, sizeof(e->text), fmt, ap);
+    int n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
     va_end(ap);
+    if (s->audits_left_out > 0 && n >= 0 && (size_t)n < sizeof(e->text)) {
+        snprintf(e->text + n, sizeof(e->text) - (size_t)n, " (%llu events before it were left out)",
+                 (unsigned long long)s->audits_left_out);
+        s->audits_left_out = 0;
+    }
     ew_str_copy(e->name, sizeof(e->name), name);
     ew_str_copy(e->peer.id, sizeof(e->peer.id), peer);
     ew_str_copy(e->peer.addr, sizeof(e->peer.addr), addr);
@@ -931,7 +958,7 @@ void ew__call_finish(ew__call *call, ew_status st, const char *detail, ew_frame 
     ew__hub_submit(call->server->hub, EW__LANE_POOL, &e->item);
 }
 
-void ew__job_reply(ew__conn *c, ew_frame *frame, const ew_wire_header *h)
+bool ew__job_reply(ew__conn *c, ew_frame *frame, const ew_wire_header *h)
 {
     ew__link_consume(&c->link, frame->wire_bytes);
     for (ew__call **at = &c->calls; *at != NULL; at = &(*at)->next) {
@@ -939,10 +966,11 @@ void ew__job_reply(ew__conn *c, ew_frame *frame, const ew_wire_header *h)
             ew__call *call = *at;
             *at = call->next;
             ew__call_finish(call, EW_OK, "", frame);
-            return;
+            return true;
         }
     }
     ew_frame_free(&frame); /* a late reply */
+    return false;
 }
 
 void ew__call_expire(ew__conn *c, uint64_t now)

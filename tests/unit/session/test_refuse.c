@@ -304,6 +304,34 @@ static void a_flood_of_control_frames_ends_it(void **state)
     raw_close(&r);
 }
 
+static void a_peer_that_asks_on_and_takes_no_reply_is_cut(void **state)
+{
+    (void)state;
+    raw r;
+    open_session(&r, 1);
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO_BUF batch = {0};
+    for (int i = 0; i < 150 && !r.eof; i++) { /* replies are not counted as taken, whether they are read or not */
+        ew_buf_clear(&batch);
+        for (int k = 0; k < 1000; k++) {
+            ew_msg *m = ew_msg_new(EW_MSG_OFFLOAD_CLOSE);
+            unsigned char head[EW_FRAME_HEADER_BYTES];
+            EW_AUTO_BUF env = {0};
+            m->msg_id = r.next_id++;
+            m->stream_id = 1;
+            ok(ew_wire_pack(m, &env, &err));
+            ew_frame_header(head, env.size, 0);
+            ew_buf_add(&batch, head, sizeof(head));
+            ew_buf_add(&batch, env.data, env.size);
+            ew_msg_free(&m);
+        }
+        raw_bytes(&r, batch.data, batch.size);
+    }
+    raw_close(&r);
+    events_wait(&t.ev, &t.ev.down, 1);
+    assert_non_null(strstr(t.ev.last_down, "not taken"));
+}
+
 static void the_same_or_a_lower_epoch_is_refused(void **state)
 {
     (void)state;
@@ -355,6 +383,7 @@ int main(void)
         T(an_unknown_payload_is_answered_with_unimplemented),
         T(credit_for_bytes_never_sent_ends_it),
         T(a_flood_of_control_frames_ends_it),
+        T(a_peer_that_asks_on_and_takes_no_reply_is_cut),
         T(the_same_or_a_lower_epoch_is_refused),
         T(enrolment_serves_nothing_else),
     };
