@@ -42,6 +42,13 @@ void ew__audit(ew__coord *c, const char *who, const char *event, const char *fmt
 
 /* ---- handlers (worker threads) */
 
+/* The first peers may be there before ew_server_new has returned. */
+static void wait_started(ew__coord *c)
+{
+    (void)pthread_mutex_lock(&c->start_lock);
+    (void)pthread_mutex_unlock(&c->start_lock);
+}
+
 static ew_status device_up(ew__coord *c, const ew_peer_info *peer, const ew_msg *hello, ew_error *reterr)
 {
     ew_device_row d = {0};
@@ -67,6 +74,7 @@ static ew_status device_up(ew__coord *c, const ew_peer_info *peer, const ew_msg 
 static ew_status on_up(void *ctx, const ew_peer_info *peer, const ew_msg *hello, ew_error *reterr)
 {
     ew__coord *c = ctx;
+    wait_started(c);
     if (peer->role == EW_ROLE_DEVICE) {
         EW_TRY(device_up(c, peer, hello, reterr));
     }
@@ -161,6 +169,7 @@ static ew_status on_request(void *ctx, const ew_peer_info *peer, const ew_msg *r
                             ew_error *reterr)
 {
     ew__request r = {.c = ctx, .peer = peer, .msg = req, .body = body, .reply = reply};
+    wait_started(r.c);
     switch (peer->role) {
     case EW_ROLE_DEVICE:
         return device_request(&r, reterr);
@@ -254,9 +263,14 @@ static ew_status start_server(ew__coord *c, ew_error *reterr)
                          .limits = {.max_conns = (uint32_t)c->conf->max_conns}};
     static const ew_server_handlers handlers = {
         .on_up = on_up, .on_down = on_down, .on_request = on_request, .on_artifact = on_artifact, .on_audit = on_audit};
-    EW_TRY(ew_server_new(&opt, &handlers, c, &c->server, reterr));
-    set_endpoint(c, ew_server_port(c->server));
-    return ew_store_device_each(c->store, prime_one, c, reterr);
+    (void)pthread_mutex_lock(&c->start_lock);
+    ew_status st = ew_server_new(&opt, &handlers, c, &c->server, reterr);
+    if (st == EW_OK) {
+        set_endpoint(c, ew_server_port(c->server));
+        st = ew_store_device_each(c->store, prime_one, c, reterr);
+    }
+    (void)pthread_mutex_unlock(&c->start_lock);
+    return st;
 }
 
 static ew_status write_endpoint(ew__coord *c, ew_error *reterr)
@@ -322,6 +336,7 @@ static void close_state(ew__coord *c)
     ew_signer_client_free(&c->signer);
     ew_signer_info_release(&c->info);
     ew_store_free(&c->store);
+    (void)pthread_mutex_destroy(&c->start_lock);
     (void)pthread_mutex_destroy(&c->model_lock);
     (void)pthread_mutex_destroy(&c->evidence_lock);
 }
@@ -440,6 +455,7 @@ ew_status ew_coord_run(const ew_coord_conf *conf, const char *notify_socket, ew_
     ew__coord *c = ew_xcalloc(1, sizeof *c);
     c->conf = conf;
     c->wake[0] = c->wake[1] = -1;
+    (void)pthread_mutex_init(&c->start_lock, NULL);
     (void)pthread_mutex_init(&c->model_lock, NULL);
     (void)pthread_mutex_init(&c->evidence_lock, NULL);
     ew_status st = run_inner(c, notify_socket, reterr);

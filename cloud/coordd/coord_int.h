@@ -31,7 +31,8 @@ typedef struct ew__coord {
     uint64_t server_cert_renew_ms;
     ew_server *server;
     ew_offload *offload;
-    int wake[2]; /* a pipe: a device came up, look for its work soon */
+    pthread_mutex_t start_lock; /* held while the server comes up: handlers wait until all above is set */
+    int wake[2];                /* a pipe: a device came up, look for its work soon */
 
     pthread_mutex_t model_lock;
     ew_map *models; /* sha256 -> ew_model *, opened without tokenizer */
