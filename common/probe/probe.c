@@ -23,6 +23,7 @@
 #include "train/tune.h"
 
 #define REPEATS 3
+#define MEASURE_NS 600000000u /* a slow machine repeats less: the first run takes as long as it takes */
 #define PROMPT_TOK EW_COST_PROMPT_TOK
 #define LONG_TOK EW_COST_LONG_TOK
 #define DECODE_TOK EW_COST_DECODE_TOK
@@ -196,8 +197,10 @@ static ew_status measure_prompt(pass *p, size_t n, const char *suffix, ew_error 
     double decode[REPEATS];
     char name[64];
     volatile double sink = 0;
+    size_t n_runs = 0;
+    uint64_t start = ew_mono_ns();
     fill_ids(ids, n, 1);
-    for (int r = -1; r < REPEATS; r++) {
+    for (int r = -1; n_runs == 0 || (n_runs < REPEATS && ew_mono_ns() - start < MEASURE_NS); r++) {
         ew_session_reset(p->s);
         uint64_t begin = ew_mono_ns();
         EW_TRY(ew_session_eval(p->s, ids, n, p->logits, reterr));
@@ -209,15 +212,16 @@ static ew_status measure_prompt(pass *p, size_t n, const char *suffix, ew_error 
         if (r >= 0) {
             prefill[r] = (double)(middle - begin) * 1e-9;
             decode[r] = (double)(ew_mono_ns() - middle) * 1e-9;
+            n_runs++;
         }
     }
     double ctx = (double)n;
     double prompt = ew_cost_flop_layers(cfg, ctx / 2) * 1e-9;
     double token = (ew_cost_flop_layers(cfg, ctx + DECODE_TOK / 2.0) + ew_cost_flop_head(cfg)) * 1e-9;
     (void)snprintf(name, sizeof(name), "prefill%s.%s.%u", suffix, p->dtype, cfg->C);
-    add_rate(p->caps, name, "GFLOP/s", prompt * ctx, prefill, REPEATS);
+    add_rate(p->caps, name, "GFLOP/s", prompt * ctx, prefill, n_runs);
     (void)snprintf(name, sizeof(name), "decode%s.%s.%u", suffix, p->dtype, cfg->C);
-    add_rate(p->caps, name, "GFLOP/s", token * DECODE_TOK, decode, REPEATS);
+    add_rate(p->caps, name, "GFLOP/s", token * DECODE_TOK, decode, n_runs);
     return EW_OK;
 }
 
@@ -245,7 +249,7 @@ static ew_status measure_train(const ew_probe_opt *opt, ew_model *m, const char 
                                ew_error *reterr)
 {
     enum {
-        EXAMPLES = 8,
+        EXAMPLES = 4,
         STEPS = 2
     };
     int32_t ids[EXAMPLES][PROMPT_TOK];
@@ -257,7 +261,9 @@ static ew_status measure_train(const ew_probe_opt *opt, ew_model *m, const char 
         fill_ids(ids[i], PROMPT_TOK, (uint64_t)(10 + i));
         examples[i] = (ew_tune_example){.id = ids[i], .n_prompt = PROMPT_TOK - 6, .n_answer = 6};
     }
-    for (size_t r = 0; r < EW_COUNT(seconds); r++) {
+    size_t n_runs = 0;
+    uint64_t start = ew_mono_ns();
+    while (n_runs == 0 || (n_runs < EW_COUNT(seconds) && ew_mono_ns() - start < 2 * (uint64_t)MEASURE_NS)) {
         EW_AUTO(ew_lora) lora = NULL;
         ew_tune_report *report = ew_calloc(1, sizeof(*report));
         if (report == NULL) {
@@ -271,14 +277,14 @@ static ew_status measure_train(const ew_probe_opt *opt, ew_model *m, const char 
                          .epochs = STEPS,
                          .seed = 1};
         ew_status st = ew_tune(&t, &lora, report, reterr);
-        seconds[r] = report->seconds;
+        seconds[n_runs++] = report->seconds;
         tokens = (double)report->tokens;
         ew_free(report);
         EW_TRY(st);
     }
     (void)snprintf(name, sizeof(name), "train.%s.%u", dtype, ew_model_config_of(m)->C);
     add_rate(caps, name, "GFLOP/s", ew_cost_flop_layers(ew_model_config_of(m), PROMPT_TOK / 2.0) * 1e-9 * tokens,
-             seconds, EW_COUNT(seconds));
+             seconds, n_runs);
     return EW_OK;
 }
 
