@@ -45,7 +45,7 @@ static ew_status read_row(const json_t *t, size_t i, ew_row *row, ew_error *rete
     EW_TRY(ew_json_get_i64(t, where, "n_history", 0, INT64_MAX, &row->n_history, reterr));
     /* 0 means all of it, except to a method that uses none. */
     row->n_history = strcmp(row->method, "none") == 0 ? 0 : row->n_history == 0 ? -1 : row->n_history;
-    EW_TRY(ew_json_get_i64(t, where, "seed", 0, INT64_MAX, &seed, reterr));
+    EW_TRY(ew_json_get_i64(t, where, "seed", INT64_MIN, INT64_MAX, &seed, reterr));
     row->seed = (uint64_t)seed;
     row->measures = json_object_get(t, "measures");
     row->detail = json_string_value(json_object_get(t, "detail"));
@@ -467,6 +467,7 @@ ew_status ew_report_csv(const ew_report *r, ew_buf *out, ew_error *reterr)
     {
         ew_table_column(t, key, EW_ALIGN_RIGHT);
     }
+    ew_table_column(t, "detail", EW_ALIGN_LEFT);
     for (size_t i = 0; i < r->n_rows; i++) {
         const ew_row *row = &r->rows[i];
         const char *const texts[] = {row->trial, row->device,  row->task,  row->user,
@@ -475,7 +476,11 @@ ew_status ew_report_csv(const ew_report *r, ew_buf *out, ew_error *reterr)
         for (size_t k = 0; k < EW_COUNT(texts); k++) {
             ew_table_cell(t, texts[k]);
         }
-        ew_table_cellf(t, "%" PRId64, row->n_history);
+        if (row->n_history < 0) {
+            ew_table_cell(t, "all");
+        } else {
+            ew_table_cellf(t, "%" PRId64, row->n_history);
+        }
         ew_table_cellf(t, "%" PRIu64, row->seed);
         ew_table_cell(t, row->state);
         json_object_foreach(names, key, value)
@@ -487,6 +492,7 @@ ew_status ew_report_csv(const ew_report *r, ew_buf *out, ew_error *reterr)
                 ew_table_cell(t, "");
             }
         }
+        ew_table_cell(t, row->detail != NULL ? row->detail : "");
     }
     EW_TRY(ew_table_check(t, reterr));
     ew_table_csv(t, out);

@@ -238,8 +238,15 @@ static ew_status add_all_trials(const ew_report *r, ew_buf *out, ew_error *reter
         ew_table_cell(t, ew__history_text(row->n_history, history));
         ew_table_cellf(t, "%llu", (unsigned long long)row->seed);
         ew_table_cell(t, row->state);
-        ew_table_cellf(t, "%.3f", ew__row_measure(row, "test.score"));
-        ew_table_cellf(t, "%.3f", ew__row_measure(row, "test.nll"));
+        static const char *const measures[] = {"test.score", "test.nll"};
+        for (size_t k = 0; k < EW_COUNT(measures); k++) {
+            double v = ew__row_measure(row, measures[k]);
+            if (isfinite(v)) {
+                ew_table_cellf(t, "%.3f", v);
+            } else {
+                ew_table_cell(t, "–");
+            }
+        }
         ew_table_cell(t, row->detail != NULL ? row->detail : "");
     }
     EW_TRY(ew_table_check(t, reterr));

@@ -137,6 +137,13 @@ static ew_status check(const ew_experiment *e, const char *path, ew_error *reter
         return ew_fail(reterr, EW_EINVAL, "%s: budget.ram '%s' is not a size such as 200M or 1.5G", path,
                        e->budget.ram);
     }
+    for (unsigned i = 0; i < e->seeds_count; i++) {
+        for (unsigned j = 0; j < i; j++) {
+            if (e->seeds[i] == e->seeds[j]) {
+                return ew_fail(reterr, EW_EINVAL, "%s: seeds lists %llu twice", path, (unsigned long long)e->seeds[i]);
+            }
+        }
+    }
     EW_TRY(check_no_twice(e->tasks, e->tasks_count, path, "tasks", reterr));
     EW_TRY(check_no_twice(e->models, e->models_count, path, "models", reterr));
     EW_TRY(check_no_twice(e->variants, e->variants_count, path, "variants", reterr));
