@@ -50,6 +50,7 @@ cleanup() {
         done
         [ -z "${EW_KEEP:-}" ] || echo "kept: $tmp"
     fi
+    eval "${at_exit:-:}" 2>/dev/null # what a script wants undone
     for dir in "$tmp"/*/; do # agents keep their working files on tmpfs
         [ -f "${dir}device.json" ] && rm -rf "$(runtime_of "${dir%/}")"
     done
@@ -95,7 +96,7 @@ all_alive() {
 exec {never}<> <(:)
 pause() { read -r -t "$1" -u "$never" _ || true; }
 
-# expect STATUS REGEX COMMAND…: the exit status, and an extended regular expression that its joint output matches. The output is in $out.
+# expect STATUS REGEX COMMAND…: the exit status (a pattern such as [01]), and an extended regular expression that its joint output matches. The output is in $out.
 expect() {
     local want=$1 pattern=$2 status=0
     shift 2
@@ -104,7 +105,7 @@ expect() {
     else
         out=$(timeout "$((60 * slow))" "$@" 2>&1) || status=$?
     fi
-    [ "$status" = "$want" ] || fail "$*: exit status $status, expected $want: $out"
+    [[ $status == $want ]] || fail "$*: exit status $status, expected $want: $out"
     grep -Eq -- "$pattern" <<<"$out" || fail "$*: no '$pattern' in: $out"
 }
 ok() { # ok COMMAND…: must succeed; shows what it said if not
@@ -174,6 +175,8 @@ enrol() { # enrol NAME: a token and an identity in $tmp/NAME
     local token
     token=$(edgewise-coordinator token create --dir "$co" --device "$1") || fail "no token for $1"
     ok edgewise-agent enrol --dir "$tmp/$1" "$token"
+    # For commands that open the agent themselves, with --threads 1.
+    [ ! "$EW_BIN_DIR/../test-caps-1.json" -nt "$EW_BIN_DIR/edgewise-agent" ] || cp "$EW_BIN_DIR/../test-caps-1.json" "$tmp/$1/caps.json"
 }
 
 # start_agent NAME [OPTION…]: the daemon; its pid is in ${agent[NAME]}. The machine is measured once for each number of threads and build:
@@ -184,6 +187,7 @@ start_agent() {
     shift
     threads=$(printf '%s\n' "$@" | grep -A1 -x -e --threads | tail -n 1)
     shared=$EW_BIN_DIR/../test-caps-${threads:-0}.json
+    [ -z "${measure:-}" ] || rm -f "$caps"
     [ -f "$caps" ] || [ -n "${measure:-}" ] || [ ! "$shared" -nt "$EW_BIN_DIR/edgewise-agent" ] || cp "$shared" "$caps"
     rm -f "$tmp/$who/agent.sock"
     edgewise-agent run --dir "$tmp/$who" --set backoff-cap-ms=300 "$@" >>"$tmp/$who.log" 2>&1 &

@@ -19,7 +19,7 @@ prompt="Dear Grimsvotnvolcano, what did the ${secrets[0]} say?"
 secrets+=(Grimsvotnvolcano "My diary" "note-17" harbour)
 ok edgewise-agent data import --dir dev diary.jsonl
 mv diary.jsonl /dev/shm/diary.$$ # only the profile has it from here on
-trap 'rm -f /dev/shm/diary.$$; cleanup' EXIT
+at_exit='rm -f /dev/shm/diary.$$'
 
 start_agent dev --threads 1 --set capture="$tmp/capture"
 until_ 20 "dev is connected" is_connected dev
