@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -661,9 +662,15 @@ static char *dup_or_null(const char *s, bool *ok)
 static ew_status open_capture(ew_client *c, ew_error *reterr)
 {
     if (c->capture_path != NULL) {
-        c->capture_fd = open(c->capture_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-        if (c->capture_fd < 0) {
+        c->capture_fd =
+            open(c->capture_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+        struct stat info;
+        if (c->capture_fd < 0 || fstat(c->capture_fd, &info) != 0) {
             return ew_fail_errno(reterr, errno, "cannot open the capture %s", c->capture_path);
+        }
+        if (!S_ISREG(info.st_mode) || fchmod(c->capture_fd, 0600) != 0) { /* one from before may be open to others */
+            return ew_fail(reterr, EW_EINVAL, "the capture %s is no file of ours. HINT: name a new file",
+                           c->capture_path);
         }
     }
     return EW_OK;

@@ -31,20 +31,26 @@ struct ew__hub {
     size_t in_hand; /* items with workers */
 };
 
-static void send_ptr(void *sock, const void *ptr)
+static void send_ptr(void *sock, ew__item *ptr)
 {
+    if (ptr != NULL) {
+        __atomic_store_n(&ptr->handed, 1u, __ATOMIC_RELEASE);
+    }
     while (zmq_send(sock, &ptr, sizeof(ptr), 0) < 0 && errno == EINTR) {
     }
 }
 
-static void *recv_ptr(void *sock, int flags, bool *got)
+static ew__item *recv_ptr(void *sock, int flags, bool *got)
 {
-    void *p = NULL;
+    ew__item *p = NULL;
     int n;
     do {
         n = zmq_recv(sock, &p, sizeof(p), flags);
     } while (n < 0 && errno == EINTR);
     *got = n == (int)sizeof(p);
+    if (*got && p != NULL) {
+        (void)__atomic_load_n(&p->handed, __ATOMIC_ACQUIRE);
+    }
     return p;
 }
 

@@ -15,7 +15,9 @@ typedef struct ew__hub ew__hub;
 typedef struct ew__worker ew__worker; /* the thread that runs an item */
 
 typedef struct ew__item {
-    struct ew__item *next;                                           /* the hub's */
+    struct ew__item *next; /* the hub's */
+    unsigned
+        handed; /* stored and loaded around each hand-over: libzmq orders memory too, but thread checkers cannot see it */
     void (*work)(struct ew__item *item, void *owner, ew__worker *w); /* worker thread; NULL for posts */
     void (*done)(struct ew__item *item, void *owner);                /* I/O thread; must free or keep it */
     bool (*may_start)(struct ew__item *item, void *owner);           /* I/O thread; NULL = yes. Marks it started. */

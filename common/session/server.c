@@ -2,6 +2,7 @@
 #include "session/server.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -530,6 +531,65 @@ bool ew_server_is_up(ew_server *s, const char *device_id)
     bool up = ew_map_get(s->up, device_id, strlen(device_id)) != NULL;
     pthread_mutex_unlock(&s->lock);
     return up;
+}
+
+/* ---- audit */
+
+typedef struct audit {
+    ew__item item;
+    char name[32], peer[EW_DEVICE_ID_SIZE], addr[64], text[256];
+} audit;
+
+static void audit_done(ew__item *item, void *owner)
+{
+    (void)owner;
+    ew_free(item);
+}
+
+static void audit_work(ew__item *item, void *owner, ew__worker *w)
+{
+    (void)w;
+    audit *e = (audit *)item;
+    ew_server *s = owner;
+    s->h.on_audit(s->ctx, e->name, e->peer, e->addr, e->text);
+}
+
+/* Anybody who can reach the port causes these: they are written at a bounded rate, and what was left out is counted. */
+static bool audit_allowed(ew_server *s)
+{
+    uint64_t now = ew_mono_ms();
+    s->audit_tokens = s->audit_ms == 0 ? EW__AUDITS_BURST
+                                       : EW_MIN(EW__AUDITS_BURST,
+                                                s->audit_tokens + EW__AUDITS_PER_S * (double)(now - s->audit_ms) / 1e3);
+    s->audit_ms = now;
+    if (s->audit_tokens < 1) {
+        s->audits_left_out++;
+        return false;
+    }
+    s->audit_tokens -= 1;
+    return true;
+}
+
+void ew__server_audit(ew_server *s, const char *name, const char *peer, const char *addr, const char *fmt, ...)
+{
+    audit *e = s->h.on_audit != NULL && audit_allowed(s) ? ew_calloc(1, sizeof(*e)) : NULL;
+    if (e == NULL) {
+        return;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
+    va_end(ap);
+    if (s->audits_left_out > 0 && n >= 0 && (size_t)n < sizeof(e->text)) {
+        snprintf(e->text + n, sizeof(e->text) - (size_t)n, " (%llu events before it were left out)",
+                 (unsigned long long)s->audits_left_out);
+        s->audits_left_out = 0;
+    }
+    ew_str_copy(e->name, sizeof(e->name), name);
+    ew_str_copy(e->peer, sizeof(e->peer), peer);
+    ew_str_copy(e->addr, sizeof(e->addr), addr);
+    e->item = (ew__item){.work = audit_work, .done = audit_done};
+    ew__hub_submit(s->hub, EW__LANE_EVENTS, &e->item);
 }
 
 /* ---- revocation and the like */

@@ -557,7 +557,7 @@ void ew__job_cancel(ew__conn *c, uint64_t msg_id)
     }
 }
 
-/* ---- on_up, on_down, on_audit: one thread, in order */
+/* ---- on_up, on_down (and on_audit): one thread, in order */
 
 typedef struct event {
     ew__item item;
@@ -567,7 +567,7 @@ typedef struct event {
     uint64_t hello_id;
     ew_status st;
     ew_error err;
-    char name[32], text[256];
+    char text[256];
 } event;
 
 static void event_free(event *e)
@@ -650,52 +650,6 @@ void ew__job_down(ew__conn *c)
         ew_str_copy(e->text, sizeof(e->text), c->why[0] != '\0' ? c->why : "closed");
         submit_down(c->s, e);
     }
-}
-
-static void audit_work(ew__item *item, void *owner, ew__worker *w)
-{
-    (void)w;
-    event *e = (event *)item;
-    ew_server *s = owner;
-    s->h.on_audit(s->ctx, e->name, e->peer.id, e->peer.addr, e->text);
-}
-
-/* Anybody who can reach the port causes these: they are written at a bounded rate, and what was left out is counted. */
-static bool audit_allowed(ew_server *s)
-{
-    uint64_t now = ew_mono_ms();
-    s->audit_tokens = s->audit_ms == 0 ? EW__AUDITS_BURST
-                                       : EW_MIN(EW__AUDITS_BURST,
-                                                s->audit_tokens + EW__AUDITS_PER_S * (double)(now - s->audit_ms) / 1e3);
-    s->audit_ms = now;
-    if (s->audit_tokens < 1) {
-        s->audits_left_out++;
-        return false;
-    }
-    s->audit_tokens -= 1;
-    return true;
-}
-
-void ew__server_audit(ew_server *s, const char *name, const char *peer, const char *addr, const char *fmt, ...)
-{
-    event *e = s->h.on_audit != NULL && audit_allowed(s) ? ew_calloc(1, sizeof(*e)) : NULL;
-    if (e == NULL) {
-        return;
-    }
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
-    va_end(ap);
-    if (s->audits_left_out > 0 && n >= 0 && (size_t)n < sizeof(e->text)) {
-        snprintf(e->text + n, sizeof(e->text) - (size_t)n, " (%llu events before it were left out)",
-                 (unsigned long long)s->audits_left_out);
-        s->audits_left_out = 0;
-    }
-    ew_str_copy(e->name, sizeof(e->name), name);
-    ew_str_copy(e->peer.id, sizeof(e->peer.id), peer);
-    ew_str_copy(e->peer.addr, sizeof(e->peer.addr), addr);
-    e->item = (ew__item){.work = audit_work, .done = event_done};
-    ew__hub_submit(s->hub, EW__LANE_EVENTS, &e->item);
 }
 
 /* ---- artifacts */
