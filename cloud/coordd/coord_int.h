@@ -29,6 +29,7 @@ typedef struct ew__coord {
     uint8_t ca_sha256[32];
     uint64_t server_cert_until_ms; /* renewed at half its life */
     uint64_t server_cert_renew_ms;
+    uint64_t stuck_since_ms; /* the main thread's: when the shard was first found not to tick, 0 = it does */
     ew_server *server;
     ew_offload *offload;
     pthread_mutex_t start_lock; /* held while the server comes up: handlers wait until all above is set */

@@ -44,29 +44,33 @@ static ew_status find_owner(const char *name, owner *ret, ew_error *reterr)
     return EW_OK;
 }
 
-static ew_status give_tree(const char *path, const owner *o, ew_error *reterr)
+/* From the leaves up: what a directory holds is done before another user owns it and could put a link in its place.
+ * skip: a subtree that is left alone, or NULL. */
+static ew_status give_tree(const char *path, const char *skip, const owner *o, ew_error *reterr)
 {
-    if (!o->given) {
+    struct stat info;
+    if (!o->given || (skip != NULL && strcmp(path, skip) == 0)) {
         return EW_OK;
     }
-    if (lchown(path, o->uid, o->gid) != 0) {
-        return ew_fail_errno(reterr, errno, "cannot give %s to another user", path);
+    if (lstat(path, &info) != 0) {
+        return ew_fail_errno(reterr, errno, "%s", path);
     }
-    if (!ew_dir_exists(path)) {
-        return EW_OK;
-    }
-    ew_dir_list list = {0};
-    EW_TRY(ew_dir_read(path, &list, reterr));
     ew_status st = EW_OK;
-    for (size_t i = 0; i < list.n && st == EW_OK; i++) {
-        char sub[EW_PATH_MAX];
-        st = ew_path_join(sub, sizeof sub, path, list.entry[i].name, reterr);
-        if (st == EW_OK) {
-            st = give_tree(sub, o, reterr);
+    if (S_ISDIR(info.st_mode)) {
+        ew_dir_list list = {0};
+        EW_TRY(ew_dir_read(path, &list, reterr));
+        for (size_t i = 0; i < list.n && st == EW_OK; i++) {
+            char sub[EW_PATH_MAX];
+            st = ew_path_join(sub, sizeof sub, path, list.entry[i].name, reterr);
+            if (st == EW_OK) {
+                st = give_tree(sub, skip, o, reterr);
+            }
         }
+        ew_dir_list_release(&list);
     }
-    ew_dir_list_release(&list);
-    return st;
+    EW_TRY(st);
+    return lchown(path, o->uid, o->gid) == 0 ? EW_OK
+                                             : ew_fail_errno(reterr, errno, "cannot give %s to another user", path);
 }
 
 static ew_status make_dir(const char *root, const char *name, unsigned mode, char ret[static EW_PATH_MAX],
@@ -172,8 +176,8 @@ static ew_status fill(const ew_coord_init_opt *opt, const char *root, ew_error *
     EW_TRY(make_keys(opt, root, signer_dir, reterr));
     EW_TRY(make_database(root, reterr));
     EW_TRY(write_example(opt, root, reterr));
-    EW_TRY(give_tree(root, &user, reterr));
-    return give_tree(signer_dir, &signer, reterr);
+    EW_TRY(give_tree(signer_dir, NULL, &signer, reterr));
+    return give_tree(root, signer.given ? signer_dir : NULL, &user, reterr);
 }
 
 static ew_status is_free(const char *dir, ew_error *reterr)

@@ -73,9 +73,8 @@ static ew_status try_once(ew_signer_client *c, const ew_buf *out, ew_buf *in, ew
     return st;
 }
 
-static ew_status exchange(ew_signer_client *c, const ew_buf *out, ew_buf *in, ew_error *reterr)
+static ew_status exchange(ew_signer_client *c, uint64_t until, const ew_buf *out, ew_buf *in, ew_error *reterr)
 {
-    uint64_t until = ew_mono_ms() + c->retry_ms;
     for (;;) {
         ew_error err = EW_ERROR_INIT;
         if (try_once(c, out, in, &err) == EW_OK) {
@@ -96,8 +95,10 @@ static ew_status ask(ew_signer_client *c, const ew_signer_frame *req, ew_buf *in
 {
     EW_AUTO_BUF out = {0};
     EW_TRY(ew_signer_frame_add(req, &out, reterr));
+    uint64_t until =
+        ew_mono_ms() + c->retry_ms; /* waiting for our turn counts: many callers do not wait one after another */
     (void)pthread_mutex_lock(&c->lock);
-    ew_status st = exchange(c, &out, in, reterr);
+    ew_status st = exchange(c, until, &out, in, reterr);
     (void)pthread_mutex_unlock(&c->lock);
     EW_TRY(st);
     ew_signer_frame f;

@@ -113,9 +113,10 @@ static ew_status serve_one(const server *sv, int fd, ew_error *reterr)
     ew_signer_frame req = {0}, rep = {0};
     EW_TRY(ew_signer_frame_parse((ew_span){in.data, in.size}, &req, reterr));
     ew_error err = EW_ERROR_INIT;
-    if (answer(sv, &req, &data, &rep, &err) != EW_OK) {
+    ew_status st = answer(sv, &req, &data, &rep, &err);
+    if (st != EW_OK) {
         tell(sv, "refused", err.msg);
-        rep = (ew_signer_frame){.code = (uint8_t)-err.code, .n = 1, .field = {{err.msg, strlen(err.msg)}}};
+        rep = (ew_signer_frame){.code = (uint8_t)-st, .n = 1, .field = {{err.msg, strlen(err.msg)}}};
     }
     EW_TRY(ew_signer_frame_add(&rep, &out, reterr));
     return ew_socket_send_all(fd, out.data, out.size, STALL_MS, reterr);
