@@ -411,7 +411,16 @@ static ew_status learn(trial *t, ew_lora **ret_lora, ew_error *reterr)
         (void)snprintf(path, sizeof(path), "%s/%s.tune", t->env->work_dir, hex);
         t->tune.checkpoint = path;
     }
-    ew_status st = ew_tune(&t->tune, ret_lora, report, reterr);
+    ew_error err = EW_ERROR_INIT;
+    ew_status st = ew_tune(&t->tune, ret_lora, report, &err);
+    if (t->tune.checkpoint != NULL && (st == EW_ECONFLICT || st == EW_ECORRUPT)) {
+        /* The history is not what it was when the trial was interrupted (items came, items were forgotten): anew. */
+        (void)remove(path);
+        st = ew_tune(&t->tune, ret_lora, report, &err);
+    }
+    if (st != EW_OK) {
+        (void)ew_fail(reterr, st, "%s", err.msg);
+    }
     if (st == EW_OK) {
         add(t, "tune.", "seconds", "s", report->seconds);
         add(t, "tune.", "tok_per_s", "tok/s", report->tok_per_s);
@@ -518,6 +527,9 @@ ew_status ew_run_trial(const ew_trial_spec *spec, const ew_run_env *env, ew_tria
     trial t = trial_of(spec, env, ret_result);
     hash_environment(&t, ret_result->env_hash);
     ew_status st = prepare(&t, &err);
+    if (st == EW_OK && env->on_forecast != NULL) {
+        env->on_forecast(&t.forecast, env->progress.ctx);
+    }
     if (st == EW_OK) {
         st = execute(&t, product, &err);
     }

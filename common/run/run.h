@@ -29,6 +29,12 @@
 #include "peft/lora.h"
 #include "task/item.h"
 
+/* Predictions without running: what step 2 computes. */
+typedef struct ew_run_forecast {
+    uint64_t ram_bytes; /* peak of the process */
+    double seconds;     /* of the whole trial; NAN without rates */
+} ew_run_forecast;
+
 typedef struct ew_run_env {
     const char *model_path;      /* GGUF file or directory */
     const ew_items *items;       /* of one user */
@@ -37,6 +43,8 @@ typedef struct ew_run_env {
     const ew_device_caps *caps;  /* rates for the prediction of seconds; NULL = no prediction */
     uint64_t memory_limit_bytes; /* of this process, besides the spec's own budget; 0 = none */
     ew_progress progress;
+    /* Told once, before anything is computed; may be NULL. Called with progress.ctx. */
+    void (*on_forecast)(const ew_run_forecast *forecast, void *ctx);
 } ew_run_env;
 
 /* What a trial leaves behind besides its measures. Zeroed before; released by ew_run_product_release. */
@@ -51,11 +59,7 @@ void ew_run_product_release(ew_run_product *p);
 ew_status ew_run_trial(const ew_trial_spec *spec, const ew_run_env *env, ew_trial_result *ret_result,
                        ew_run_product *product, ew_error *reterr) EW_MUST_CHECK;
 
-/* Predictions without running: what step 2 computes. */
-typedef struct ew_run_forecast {
-    uint64_t ram_bytes; /* peak of the process */
-    double seconds;     /* of the whole trial; NAN without rates */
-} ew_run_forecast;
+/* The forecast alone. */
 ew_status ew_run_predict(const ew_trial_spec *spec, const ew_run_env *env, ew_run_forecast *ret_forecast,
                          ew_error *reterr) EW_MUST_CHECK;
 

@@ -435,6 +435,34 @@ static void a_trial_stopped_in_training_goes_on_from_its_checkpoint(void **state
     ew_free(r);
 }
 
+static void a_history_that_changed_since_the_checkpoint_is_learned_anew(void **state)
+{
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO_ITEMS items = {0};
+    EW_AUTO_ITEMS more = {0};
+    ew_trial_result *whole = ew_xcalloc(1, sizeof(*whole));
+    ew_trial_result *r = ew_xcalloc(1, sizeof(*r));
+    ew_trial_spec s = make_spec(EW_METHOD_LORA, "debian-section");
+    stopper stop = {.at = 1};
+    (void)state;
+    s.settings.epochs = 1;
+    assert_ok(toy_items(30, 6, 5, false, 5, &items), &err);
+    assert_ok(toy_items(40, 6, 5, false, 5, &more), &err);
+    assert_ok(run_trial(&s, toy_path("F16"), &more, whole, &err), &err);
+    ew_run_env env = {.model_path = toy_path("F16"),
+                      .items = &items,
+                      .work_dir = ew_test_tmpdir(),
+                      .progress = {.fn = stop_training, .ctx = &stop}};
+    assert_fails(EW_ECANCELLED, ew_run_trial(&s, &env, r, NULL, &err), &err, "step 1");
+    env.progress = (ew_progress){0};
+    env.items = &more;
+    assert_ok(ew_run_trial(&s, &env, r, NULL, &err), &err);
+    assert_true(ew_trial_result_mean(r, "test.nll") == ew_trial_result_mean(whole, "test.nll"));
+    assert_false(ew_file_exists(ew_test_path("ab000000000000000000000000000000.tune")));
+    ew_free(whole);
+    ew_free(r);
+}
+
 static void what_cannot_be_run_says_why(void **state)
 {
     ew_error err = EW_ERROR_INIT;
@@ -629,6 +657,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_same_seed_gives_the_same_scores_and_another_trains_differently),
         cmocka_unit_test(learning_lowers_the_answer_nll_and_opens_the_gate),
         cmocka_unit_test(a_trial_stopped_in_training_goes_on_from_its_checkpoint),
+        cmocka_unit_test(a_history_that_changed_since_the_checkpoint_is_learned_anew),
         cmocka_unit_test(what_cannot_be_run_says_why),
         cmocka_unit_test(a_truncated_model_file_is_refused),
         cmocka_unit_test(a_trial_over_the_budget_names_the_smallest_that_would_do),
