@@ -7,18 +7,19 @@
 #include <string.h>
 
 #include "agentd/agent_int.h"
-#include "agentd/worker.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "kern/kern.h"
 #include "probe/probe.h"
 #include "record/record.h"
+#include "session/enrol.h"
 #include "sys/proc.h"
 #include "text/json.h"
 
 #define CALL_MS 30000
 #define IDLE_WAIT_S 5
+#define LAPSED_RETRY_MS 30000u
 
 void ew__agent_event(ew_agent *a, const char *event, const char *fmt, ...)
 {
@@ -121,6 +122,23 @@ static void init_locks(ew_agent *a)
     (void)pthread_condattr_destroy(&attr);
 }
 
+/* What a killed agent left on tmpfs in the open: adapters. Checkpoints stay, their trials go on. */
+static ew_status sweep_runtime(const ew_agent *a, ew_error *reterr)
+{
+    ew_dir_list list = {0};
+    char path[EW_HOME_PATH_MAX];
+    EW_TRY(ew_dir_sweep_temp(a->home.runtime, reterr));
+    EW_TRY(ew_dir_read(a->home.runtime, &list, reterr));
+    ew_status st = EW_OK;
+    for (size_t i = 0; i < list.n && st == EW_OK; i++) {
+        if (ew_str_ends(list.entry[i].name, ".gguf")) {
+            st = ew_file_remove(ew_home_runtime_path(&a->home, list.entry[i].name, path), reterr);
+        }
+    }
+    ew_dir_list_release(&list);
+    return st;
+}
+
 ew_status ew_agent_open(const ew_agent_opt *opt, const ew_progress *progress, ew_agent **ret_agent, ew_error *reterr)
 {
     EW_AUTO(ew_agent) a = ew_calloc(1, sizeof(*a));
@@ -138,6 +156,7 @@ ew_status ew_agent_open(const ew_agent_opt *opt, const ew_progress *progress, ew
     EW_TRY(ew_dir_lock_take(a->home.root, &a->lock, reterr));
     EW_TRY(ew_dir_sweep_temp(ew_home_path(&a->home, "trials", path), reterr));
     EW_TRY(ew_dir_sweep_temp(a->home.root, reterr));
+    EW_TRY(sweep_runtime(a, reterr));
     EW_TRY(load_caps(a, progress, reterr));
     EW_TRY(ew_home_vault(&a->home, opt->credentials, &a->vault, reterr));
     *ret_agent = a;
@@ -283,8 +302,19 @@ uint64_t ew__agent_worker_limit(const ew_agent *a)
         return 0;
     }
     uint64_t own = ew_proc_mem_read(&mem, NULL) == EW_OK ? mem.rss_bytes : 0;
-    own += EW_AGENT_RAM_MARGIN_BYTES;
+    own = EW_MAX(own, (uint64_t)EW_AGENT_OWN_BYTES) + EW_AGENT_RAM_MARGIN_BYTES;
     return a->opt.memory_limit_bytes > own ? a->opt.memory_limit_bytes - own : 1;
+}
+
+ew_status ew__agent_work(ew_agent *a, ew_worker_job *job, const ew_progress *progress, ew_worker_outcome *ret_outcome,
+                         ew_error *reterr)
+{
+    job->memory_limit_bytes = ew__agent_worker_limit(a);
+    job->ram_bytes = &a->worker_bytes;
+    atomic_store(&a->worker_bytes, job->memory_limit_bytes);
+    ew_status st = ew_worker_run(a->opt.self, job, progress, ret_outcome, reterr);
+    atomic_store(&a->worker_bytes, 0);
+    return st;
 }
 
 /* ---- trials ---- */
@@ -338,7 +368,6 @@ static ew_status run_trial(ew_agent *a, const ew_trial_spec *spec, ew_worker_out
                          .work_dir = a->home.runtime,
                          .kern = a->opt.kern,
                          .caps = a->caps,
-                         .memory_limit_bytes = ew__agent_worker_limit(a),
                          .n_threads = a->opt.n_threads};
     EW_TRY(ew__agent_model(a, spec->model_sha256, &progress, model, reterr));
     if (strcmp(spec->source, "profile") == 0) {
@@ -351,7 +380,7 @@ static ew_status run_trial(ew_agent *a, const ew_trial_spec *spec, ew_worker_out
         EW_TRY(ew__agent_dataset(a, spec->source, &progress, dataset, reterr));
         job.items_path = dataset;
     }
-    return ew_worker_run(a->opt.self, &job, &progress, out, reterr);
+    return ew__agent_work(a, &job, &progress, out, reterr);
 }
 
 void ew__agent_add_traffic(ew_agent *a, ew_trial_result *result)
@@ -470,12 +499,42 @@ static void wait_for_wake(ew_agent *a)
     (void)pthread_mutex_unlock(&a->wake_lock);
 }
 
+/* Off for longer than the certificate lived: a new one for the same key, tried at most every LAPSED_RETRY_MS. */
+static void enrol_again(ew_agent *a, uint64_t *next_ms)
+{
+    char identity[EW_HOME_PATH_MAX];
+    char pending[EW_HOME_PATH_MAX];
+    char ca[EW_HOME_PATH_MAX];
+    ew_enrol_result result;
+    ew_error err = EW_ERROR_INIT;
+    uint64_t now = ew_mono_ms();
+    if (atomic_load(&a->session_up) || a->client == NULL || now < *next_ms ||
+        !ew_enrol_lapsed(ew_home_path(&a->home, "identity.pem", identity))) {
+        return;
+    }
+    *next_ms = now + LAPSED_RETRY_MS;
+    const ew_enrol_again_opt opt = {.endpoint = a->home.endpoints.item[0],
+                                    .identity_path = identity,
+                                    .pending_path = ew_home_path(&a->home, "identity.pending", pending),
+                                    .ca_path = ew_home_path(&a->home, "ca.pem", ca),
+                                    .timeout_ms = 10000};
+    if (ew_enrol_again(&opt, &result, &err) == EW_OK) {
+        ew__agent_event(a, "enrolled-again", "the certificate had expired");
+        ew_client_reconnect(a->client);
+    } else {
+        ew__agent_event(a, "connect-failed", "the certificate has expired, and a new one was not to be had: %s",
+                        err.msg);
+    }
+}
+
 static void *executor_main(void *arg)
 {
+    uint64_t lapsed_next_ms = 0;
     ew_agent *a = arg;
     while (!atomic_load(&a->stopping)) {
         ew_error err = EW_ERROR_INIT;
         bool worked = false;
+        enrol_again(a, &lapsed_next_ms);
         ew_status st = send_results(a, &err);
         if (st == EW_OK) {
             st = execute_next(a, &worked, &err);

@@ -1,4 +1,5 @@
 /* Answers with the model that is served, on the device or with some layers at the coordinator. */
+#include <stdio.h>
 #include <string.h>
 
 #include "agentd/agent_int.h"
@@ -23,6 +24,8 @@ typedef struct chat {
     char model_hex[2 * EW_SHA256_BYTES + 1];
     char task_name[EW_TASK_NAME_SIZE];
     uint32_t rag_k;
+    bool heavy;   /* no worker starts while this answer is made */
+    bool adapted; /* what was chosen has an adapter */
     ew_model *model;
     ew_lora *lora;
     ew_items items;
@@ -51,6 +54,9 @@ static void chat_release(chat *c)
     ew_tokens_release(&c->prompt);
     ew_model_unref(&c->model);
     ew_pool_free(&c->pool);
+    if (c->heavy) {
+        (void)pthread_mutex_unlock(&c->a->heavy);
+    }
 }
 
 /* ---- what is served ---- */
@@ -78,6 +84,7 @@ static ew_status read_active(chat *c, ew_error *reterr)
     EW_AUTO_JSON j = NULL;
     const char *model = NULL;
     const char *task = NULL;
+    const char *method = "";
     int64_t k = 0;
     (void)ew_str_copy(c->task_name, sizeof(c->task_name), "custom");
     ew_status st = ew_home_read_json(&c->a->home, "active.json", &j, reterr);
@@ -86,22 +93,27 @@ static ew_status read_active(chat *c, ew_error *reterr)
     } else if (st == EW_OK) {
         EW_TRY(ew_json_get_str(j, "active.json", "model", &model, reterr));
         EW_TRY(ew_json_get_str(j, "active.json", "task", &task, reterr));
+        EW_TRY(ew_json_opt_str(j, "active.json", "method", &method, reterr));
         EW_TRY(ew_json_opt_i64(j, "active.json", "rag_k", 0, 64, &k, reterr));
         if (!ew_hex_decode(model, c->model_sha256, EW_SHA256_BYTES) ||
             !ew_str_copy(c->task_name, sizeof(c->task_name), task)) {
             return ew_fail(reterr, EW_ECORRUPT, "active.json is damaged. HINT: edgewise-agent learn");
         }
         c->rag_k = (uint32_t)k;
+        c->adapted =
+            ew_str_eq(method, ew_method_name(EW_METHOD_LORA)) || ew_str_eq(method, ew_method_name(EW_METHOD_LORA_RAG));
     }
     ew_hex_encode(c->model_sha256, EW_SHA256_BYTES, c->model_hex);
     return st;
 }
 
-/* The adapter leaves the vault only as a file on tmpfs that is gone at once. */
+/* The adapter leaves the vault only as a file on tmpfs that is gone at once; every answer has its own. */
 static ew_status load_adapter(chat *c, ew_error *reterr)
 {
     ew_vault_adapter meta;
+    char name[32];
     char path[EW_HOME_PATH_MAX];
+    (void)snprintf(name, sizeof(name), "served-%u.gguf", atomic_fetch_add(&c->a->n_answers, 1));
     EW_AUTO_BUF file = {.max = 256 * EW_MIB};
     (void)pthread_mutex_lock(&c->a->vault_lock);
     ew_status st = ew_vault_adapter_active(c->a->vault, c->task_name, c->model_hex, &meta, reterr);
@@ -113,7 +125,7 @@ static ew_status load_adapter(chat *c, ew_error *reterr)
         return EW_OK;
     }
     EW_TRY(st);
-    EW_TRY(ew_file_replace(ew_home_runtime_path(&c->a->home, "served.gguf", path), file.data, file.size, 0600, reterr));
+    EW_TRY(ew_file_replace(ew_home_runtime_path(&c->a->home, name, path), file.data, file.size, 0600, reterr));
     st = ew_lora_load_gguf(path, c->model, &c->lora, reterr);
     ew_status removed = ew_file_remove(path, st == EW_OK ? reterr : NULL);
     return st == EW_OK ? removed : st;
@@ -143,29 +155,51 @@ static uint32_t max_tokens(const chat *c)
     return c->opt->max_tok != 0 ? c->opt->max_tok : c->task != NULL ? (uint32_t)c->task->max_answer_tok : RAW_MAX_TOK;
 }
 
-static ew_status make_session(chat *c, ew_error *reterr)
+/* What the session may take under the agent's limit: a worker beside it counts. 0 = no limit. */
+static ew_status session_limit(const chat *c, uint64_t worker_bytes, uint64_t *ret, ew_error *reterr)
 {
     ew_proc_mem mem = {0};
-    const ew_model_config *cfg = ew_model_config_of(c->model);
-    uint64_t limit = 0;
+    *ret = 0;
     if (c->a->opt.memory_limit_bytes != 0) {
         EW_TRY(ew_proc_mem_read(&mem, reterr));
-        uint64_t held = mem.rss_bytes + ew_model_weights_bytes(c->model) + EW_AGENT_RAM_MARGIN_BYTES;
-        limit = c->a->opt.memory_limit_bytes > held ? c->a->opt.memory_limit_bytes - held : 1;
+        uint64_t margin = worker_bytes != 0 ? EW_MIB : EW_AGENT_RAM_MARGIN_BYTES;
+        uint64_t held = mem.rss_bytes + ew_model_weights_bytes(c->model) + margin + worker_bytes;
+        *ret = c->a->opt.memory_limit_bytes > held ? c->a->opt.memory_limit_bytes - held : 1;
     }
+    return EW_OK;
+}
+
+/* Beside a worker when both fit, else when it is done. */
+static ew_status open_session(chat *c, ew_session_opt *opt, ew_error *reterr)
+{
+    uint64_t worker = c->heavy ? 0 : atomic_load(&c->a->worker_bytes);
+    if (c->a->opt.memory_limit_bytes != 0 && !c->heavy) {
+        EW_TRY(session_limit(c, worker, &opt->memory_limit_bytes, reterr));
+        if (worker != 0 && ew_session_new(c->model, opt, &c->s, NULL) == EW_OK) {
+            return EW_OK;
+        }
+        (void)pthread_mutex_lock(&c->a->heavy);
+        c->heavy = true;
+    }
+    EW_TRY(session_limit(c, 0, &opt->memory_limit_bytes, reterr));
+    return ew_session_new(c->model, opt, &c->s, reterr);
+}
+
+static ew_status make_session(chat *c, ew_error *reterr)
+{
+    const ew_model_config *cfg = ew_model_config_of(c->model);
     c->exec.kern = ew_kern_get(c->opt->exact ? "ref" : c->a->opt.kern);
     EW_TRY(ew_pool_new(c->a->opt.n_threads, &c->pool, reterr));
     c->exec.pool = c->pool;
     uint32_t need = (uint32_t)c->prompt.n + max_tokens(c);
-    const ew_session_opt opt = {.n_ctx = EW_MIN(need, cfg->n_ctx_train),
-                                .exec = c->exec,
-                                .hooks = c->lora != NULL ? ew_lora_hooks(c->lora) : NULL,
-                                .memory_limit_bytes = limit};
+    ew_session_opt opt = {.n_ctx = EW_MIN(need, cfg->n_ctx_train),
+                          .exec = c->exec,
+                          .hooks = c->lora != NULL ? ew_lora_hooks(c->lora) : NULL};
     if (c->prompt.n >= opt.n_ctx) {
         return ew_fail(reterr, EW_ELIMIT, "the prompt of %zu tokens does not fit the model's context of %u",
                        c->prompt.n, cfg->n_ctx_train);
     }
-    return ew_session_new(c->model, &opt, &c->s, reterr);
+    return open_session(c, &opt, reterr);
 }
 
 static ew_status load(chat *c, ew_error *reterr)
@@ -177,7 +211,7 @@ static ew_status load(chat *c, ew_error *reterr)
     if (ew_model_tokenizer(c->model) == NULL) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "the model has no tokenizer");
     }
-    if (!c->opt->plain) {
+    if (!c->opt->plain && c->adapted) {
         EW_TRY(load_adapter(c, reterr));
     }
     EW_TRY(load_prompt(c, reterr));
@@ -293,6 +327,7 @@ static ew_status write_ledger(chat *c, const ew_split_stats *s, ew_error *reterr
     json_int_t out = 0;
     json_int_t in = 0;
     json_int_t answers = 0;
+    (void)pthread_mutex_lock(&c->a->vault_lock); /* two answers at once: both count */
     if (ew_home_read_json(&c->a->home, "ledger.json", &old, NULL) == EW_OK) {
         out = json_integer_value(json_object_get(old, "offload_bytes_out"));
         in = json_integer_value(json_object_get(old, "offload_bytes_in"));
@@ -300,7 +335,9 @@ static ew_status write_ledger(chat *c, const ew_split_stats *s, ew_error *reterr
     }
     EW_AUTO_JSON j = json_pack("{s:I,s:I,s:I}", "offload_bytes_out", out + (json_int_t)s->bytes_out, "offload_bytes_in",
                                in + (json_int_t)s->bytes_in, "offload_answers", answers + 1);
-    return ew_home_write_json(&c->a->home, "ledger.json", j, reterr);
+    ew_status st = ew_home_write_json(&c->a->home, "ledger.json", j, reterr);
+    (void)pthread_mutex_unlock(&c->a->vault_lock);
+    return st;
 }
 
 /* ---- answering ---- */
@@ -340,29 +377,37 @@ static double agreement(const ew_tokens *a, const ew_tokens *b)
     return n > 0 ? (double)same / (double)n : 1;
 }
 
+static ew_status end_offload(chat *c, json_t *stats, ew_error *reterr)
+{
+    ew_split_stats s;
+    ew_split_session_get_stats(c->split, &s);
+    (void)json_object_set_new(stats, "offload",
+                              json_pack("{s:I,s:I,s:I,s:f,s:b,s:I,s:s}", "bytes_out", (json_int_t)s.bytes_out,
+                                        "bytes_in", (json_int_t)s.bytes_in, "trips", (json_int_t)s.trips, "wait_s",
+                                        s.wait_s, "went_local", s.local, "local_position", (json_int_t)s.local_position,
+                                        "why", c->went_local));
+    close_offload(c);
+    ew_split_session_free(&c->split);
+    return write_ledger(c, &s, reterr);
+}
+
 static ew_status answer(chat *c, json_t *stats, ew_error *reterr)
 {
     EW_AUTO_TOKENS ids = {0};
     EW_AUTO_TOKENS local = {0};
     ew_generate_stats g = {0};
-    EW_TRY(generate(c, true, &ids, &g, reterr));
+    ew_status st = generate(c, true, &ids, &g, reterr);
+    if (c->split != NULL) {
+        /* What was sent counts, also when no answer came of it. */
+        ew_status counted = end_offload(c, stats, st == EW_OK ? reterr : NULL);
+        st = st == EW_OK ? counted : st;
+    }
+    EW_TRY(st);
     (void)json_object_set_new(stats, "prompt_tok", json_integer((json_int_t)g.n_prompt_tok));
     (void)json_object_set_new(stats, "answer_tok", json_integer((json_int_t)g.n_gen_tok));
     (void)json_object_set_new(stats, "tok_per_s", json_real(g.gen_s > 0 ? (double)g.n_gen_tok / g.gen_s : 0));
     (void)json_object_set_new(stats, "stop", json_string(ew_stop_reason_name(g.stop)));
     (void)json_object_set_new(stats, "adapter", json_boolean(c->lora != NULL));
-    if (c->split != NULL) {
-        ew_split_stats s;
-        ew_split_session_get_stats(c->split, &s);
-        (void)json_object_set_new(stats, "offload",
-                                  json_pack("{s:I,s:I,s:I,s:f,s:b,s:I,s:s}", "bytes_out", (json_int_t)s.bytes_out,
-                                            "bytes_in", (json_int_t)s.bytes_in, "trips", (json_int_t)s.trips, "wait_s",
-                                            s.wait_s, "went_local", s.local, "local_position",
-                                            (json_int_t)s.local_position, "why", c->went_local));
-        EW_TRY(write_ledger(c, &s, reterr));
-        close_offload(c);
-        ew_split_session_free(&c->split);
-    }
     if (c->opt->compare) {
         ew_session_reset(c->s);
         EW_TRY(generate(c, false, &local, &g, reterr));
@@ -414,6 +459,7 @@ ew_status ew_agent_chat(ew_agent *a, const ew_chat_opt *opt, ew_chat_text_fn on_
     if (stats == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory");
     }
+    c.heavy = a->opt.memory_limit_bytes != 0 && pthread_mutex_trylock(&a->heavy) == 0;
     ew_status st = load(&c, reterr);
     if (st == EW_OK && opt->offload) {
         st = open_offload(&c, reterr);

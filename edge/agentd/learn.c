@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "agentd/agent_int.h"
-#include "agentd/worker.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -142,7 +141,7 @@ ew_status ew_agent_plan(ew_agent *a, const char *task, ew_plan **ret_plan, bool 
 /* ---- learning ---- */
 
 static ew_status store_adapter(ew_agent *a, const ew_trial_spec *spec, const ew_worker_outcome *out,
-                               const ew_items *items, const char *path, ew_error *reterr)
+                               const ew_items *items, const char *path, uint64_t *ret_id, ew_error *reterr)
 {
     EW_AUTO_BUF file = {.max = 256 * EW_MIB};
     ew_vault_adapter meta = {.score_base = ew_trial_result_mean(out->result, "base.val.score"),
@@ -150,7 +149,6 @@ static ew_status store_adapter(ew_agent *a, const ew_trial_spec *spec, const ew_
                              .nll_base = ew_trial_result_mean(out->result, "base.val.nll"),
                              .nll_adapter = ew_trial_result_mean(out->result, "val.nll"),
                              .created_ms = ew_wall_ms()};
-    uint64_t id = 0;
     EW_TRY(ew_file_read(path, file.max, &file, reterr));
     (void)ew_str_copy(meta.task, sizeof(meta.task), spec->task);
     (void)ew_str_copy(meta.method, sizeof(meta.method), ew_method_name(spec->method));
@@ -163,21 +161,24 @@ static ew_status store_adapter(ew_agent *a, const ew_trial_spec *spec, const ew_
         rows[i] = items->item[i].order;
     }
     (void)pthread_mutex_lock(&a->vault_lock);
-    ew_status st = ew_vault_adapter_put(a->vault, &meta, rows, items->n, (ew_span){file.data, file.size}, &id, reterr);
-    if (st == EW_OK && out->better) {
-        st = ew_vault_adapter_activate(a->vault, spec->task, meta.base_sha256, id, reterr);
-    }
+    ew_status st =
+        ew_vault_adapter_put(a->vault, &meta, rows, items->n, (ew_span){file.data, file.size}, ret_id, reterr);
     (void)pthread_mutex_unlock(&a->vault_lock);
     ew_free(rows);
     return st;
 }
 
-/* What is served from now on: the personalised model when it was better on validation items, else the plain one. */
+/* What is served from now on: the personalised model when it was better on validation items, else the plain one. adapter: 0 = none; the last one's
+ * place is then empty. Killed between the two steps, the device serves the plain model. */
 static ew_status store_active(ew_agent *a, const ew_plan *plan, const ew_trial_spec *spec, bool better,
-                              ew_error *reterr)
+                              uint64_t adapter, ew_error *reterr)
 {
     char model[2 * EW_SHA256_BYTES + 1];
     ew_hex_encode(spec->model_sha256, EW_SHA256_BYTES, model);
+    (void)pthread_mutex_lock(&a->vault_lock);
+    ew_status st = ew_vault_adapter_activate(a->vault, spec->task, model, better ? adapter : 0, reterr);
+    (void)pthread_mutex_unlock(&a->vault_lock);
+    EW_TRY(st);
     uint32_t k = spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
     EW_AUTO_JSON j =
         json_pack("{s:s,s:s,s:s,s:s,s:s,s:I}", "model", model, "name", plan->chosen.model_name, "variant",
@@ -225,30 +226,30 @@ static ew_status learn_locked(ew_agent *a, const ew_plan *plan, bool fresh, cons
     EW_AUTO_ITEMS items = {0};
     ew_worker_outcome out = {0};
     ew_trial_spec spec;
+    uint64_t id = 0;
     spec_of_plan(plan, opt, &spec);
     EW_TRY(ew__agent_model(a, spec.model_sha256, progress, model, reterr));
     (void)pthread_mutex_lock(&a->vault_lock);
     ew_status st = ew_vault_items(a->vault, &items, reterr);
     (void)pthread_mutex_unlock(&a->vault_lock);
     EW_TRY(st);
-    const ew_worker_job job = {.spec = &spec,
-                               .model_path = model,
-                               .items = &items,
-                               .work_dir = a->home.runtime,
-                               .adapter_path = ew_home_runtime_path(&a->home, "learned.gguf", adapter),
-                               .kern = a->opt.kern,
-                               .caps = a->caps,
-                               .memory_limit_bytes = ew__agent_worker_limit(a),
-                               .n_threads = a->opt.n_threads};
-    EW_TRY(ew_worker_run(a->opt.self, &job, progress, &out, reterr));
+    ew_worker_job job = {.spec = &spec,
+                         .model_path = model,
+                         .items = &items,
+                         .work_dir = a->home.runtime,
+                         .adapter_path = ew_home_runtime_path(&a->home, "learned.gguf", adapter),
+                         .kern = a->opt.kern,
+                         .caps = a->caps,
+                         .n_threads = a->opt.n_threads};
+    EW_TRY(ew__agent_work(a, &job, progress, &out, reterr));
     if (out.result->code != EW_OK) {
         st = ew_fail(reterr, out.result->code, "%s", out.result->detail);
     }
     if (st == EW_OK && out.has_adapter) {
-        st = store_adapter(a, &spec, &out, &items, adapter, reterr);
+        st = store_adapter(a, &spec, &out, &items, adapter, &id, reterr);
     }
     if (st == EW_OK) {
-        st = store_active(a, plan, &spec, out.better, reterr);
+        st = store_active(a, plan, &spec, out.better, id, reterr);
     }
     if (out.has_adapter) {
         ew_status removed = ew_file_remove(adapter, st == EW_OK ? reterr : NULL);

@@ -96,11 +96,11 @@ static ew_status job_json(const ew_worker_job *job, ew_buf *out, ew_error *reter
     if (job->caps != NULL) {
         EW_TRY(ew_record_from_caps(job->caps, &caps, reterr));
     }
-    EW_AUTO_JSON j = json_pack("{s:O,s:s,s:o,s:o,s:o,s:o,s:O?,s:I,s:I,s:b}", "spec", spec, "model", job->model_path,
-                               "items", text_or_null(job->items_path), "work", text_or_null(job->work_dir), "adapter",
-                               text_or_null(job->adapter_path), "kern", text_or_null(job->kern), "caps", caps,
-                               "memory_limit", (json_int_t)job->memory_limit_bytes, "threads",
-                               (json_int_t)job->n_threads, "profile", job->items != NULL);
+    EW_AUTO_JSON j = json_pack(
+        "{s:I,s:O,s:s,s:o,s:o,s:o,s:o,s:O?,s:I,s:I,s:b}", "parent", (json_int_t)getpid(), "spec", spec, "model",
+        job->model_path, "items", text_or_null(job->items_path), "work", text_or_null(job->work_dir), "adapter",
+        text_or_null(job->adapter_path), "kern", text_or_null(job->kern), "caps", caps, "memory_limit",
+        (json_int_t)job->memory_limit_bytes, "threads", (json_int_t)job->n_threads, "profile", job->items != NULL);
     if (j == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for a worker's job");
     }
@@ -130,9 +130,9 @@ static ew_status send_probe(const child *c, const void *what, ew_error *reterr)
 {
     const ew_worker_probe *p = what;
     EW_AUTO_BUF text = {0};
-    EW_AUTO_JSON j =
-        json_pack("{s:{s:s,s:s,s:o,s:o,s:I}}", "probe", "temp_dir", p->temp_dir, "disk_path", p->disk_path, "class",
-                  text_or_null(p->device_class), "kern", text_or_null(p->kern), "threads", (json_int_t)p->n_threads);
+    EW_AUTO_JSON j = json_pack("{s:I,s:{s:s,s:s,s:o,s:o,s:I}}", "parent", (json_int_t)getpid(), "probe", "temp_dir",
+                               p->temp_dir, "disk_path", p->disk_path, "class", text_or_null(p->device_class), "kern",
+                               text_or_null(p->kern), "threads", (json_int_t)p->n_threads);
     if (j == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for the probe");
     }
@@ -166,6 +166,7 @@ static bool tell_progress(const json_t *p, const ew_progress *progress)
 
 /* What a child is asked, and where its answer goes. */
 typedef struct errand {
+    atomic_ullong *ram_bytes; /* where a prediction of memory goes; NULL = nowhere */
     ew_status (*send)(const child *c, const void *what, ew_error *reterr);
     const void *what;
     /* Takes a line that is no progress. */
@@ -192,7 +193,12 @@ static ew_status listen_to(child *c, errand *e, const ew_progress *progress, ew_
             continue; /* a child that is killed in mid-line */
         }
         json_t *p = json_object_get(j, "progress");
-        if (p == NULL) {
+        const json_t *ram = json_object_get(j, "ram_bytes");
+        if (ram != NULL) {
+            if (e->ram_bytes != NULL && json_integer_value(ram) > 0) {
+                atomic_store(e->ram_bytes, (unsigned long long)json_integer_value(ram));
+            }
+        } else if (p == NULL) {
             st = e->take(j, e->ctx, reterr);
             e->got = st == EW_OK;
         } else if (!tell_progress(p, progress) && !e->stopped) {
@@ -258,7 +264,7 @@ ew_status ew_worker_run(const char *self, const ew_worker_job *job, const ew_pro
     if (out.result == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for a trial's result");
     }
-    errand e = {.send = send_job, .what = job, .take = take_result, .ctx = &out};
+    errand e = {.ram_bytes = job->ram_bytes, .send = send_job, .what = job, .take = take_result, .ctx = &out};
     ew_status st = run_errand(self, &e, progress, reterr);
     if (e.stopped && (!e.got || out.result->code == EW_ECANCELLED)) {
         st = ew_fail(reterr, EW_ECANCELLED, "the trial was stopped");

@@ -7,6 +7,8 @@
 #ifndef EW_AGENTD_WORKER_H
 #define EW_AGENTD_WORKER_H
 
+#include <stdatomic.h>
+
 #include "base/progress.h"
 #include "base/status.h"
 #include "domain/device.h"
@@ -24,6 +26,7 @@ typedef struct ew_worker_job {
     const ew_device_caps *caps;  /* for the prediction of seconds; may be NULL */
     uint64_t memory_limit_bytes; /* of the child; 0 = none */
     uint32_t n_threads;          /* 0 = all cores */
+    atomic_ullong *ram_bytes;    /* set to the child's own prediction as soon as it is made; may be NULL */
 } ew_worker_job;
 
 typedef struct ew_worker_outcome {

@@ -106,6 +106,14 @@ static bool on_progress(const ew_progress_info *info, void *ctx)
     return !ew_signal_stop();
 }
 
+/* The agent gives answers beside the trial as far as memory allows. */
+static void on_forecast(const ew_run_forecast *forecast, void *ctx)
+{
+    (void)ctx;
+    (void)printf("{\"ram_bytes\":%llu}\n", (unsigned long long)forecast->ram_bytes);
+    (void)fflush(stdout);
+}
+
 static ew_status save_adapter(const job *j, const ew_run_product *product, bool *ret_saved, ew_error *reterr)
 {
     if (product->lora == NULL || j->adapter == NULL) {
@@ -152,7 +160,8 @@ static ew_status work(const job *j, ew_error *reterr)
                           .work_dir = j->work,
                           .caps = j->caps,
                           .memory_limit_bytes = (uint64_t)j->memory_limit,
-                          .progress = {.fn = on_progress, .ctx = &last_ms}};
+                          .progress = {.fn = on_progress, .ctx = &last_ms},
+                          .on_forecast = on_forecast};
         /* A failed trial is a result too: its code and words are in it. */
         if (ew_run_trial(&j->spec, &env, result, &product, NULL) == EW_OK) {
             st = save_adapter(j, &product, &saved, reterr);
@@ -208,16 +217,16 @@ int ew_worker_main(void)
 {
     ew_error err = EW_ERROR_INIT;
     job j = {0};
-    /* The parent may be gone already: then nobody reads the result. */
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() == 1) {
-        return 1;
-    }
     ew_status st = ew_signal_init(&err);
     if (st == EW_OK) {
         st = read_job(&j, &err);
     }
     const json_t *p = json_object_get(j.json, "probe");
+    const json_t *parent = json_object_get(j.json, "parent");
+    if (st == EW_OK && parent != NULL && json_integer_value(parent) != (json_int_t)getppid()) {
+        st = ew_fail(&err, EW_ECANCELLED, "the agent is gone: nobody would read the result");
+    }
     if (st == EW_OK) {
         st = p != NULL ? probe(p, &err) : work(&j, &err);
     }
