@@ -125,6 +125,8 @@ void ew__client_close(ew__request **r); /* cancels if not over */
 
 /* client_renew.c */
 void ew__client_renew_plan(ew_client *c);
+/* The leaf certificate of an identity file. */
+ew_status ew__identity_leaf(const char *path, ew_cert_info *ret, ew_error *reterr) EW_MUST_CHECK;
 ew_status ew__identity_write(const char *identity_path, const char *ca_path, ew_span key_pem, const ew_der_list *chain,
                              const ew_der_list *bundle, ew_error *reterr);
 

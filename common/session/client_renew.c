@@ -75,7 +75,7 @@ static ew_status first_leaf(void *ctx, ew_span der, ew_error *reterr)
     return info->not_after_unix_ms != 0 ? EW_OK : ew_cert_info_of(der, info, reterr);
 }
 
-static ew_status read_leaf(const char *path, ew_cert_info *ret, ew_error *reterr)
+ew_status ew__identity_leaf(const char *path, ew_cert_info *ret, ew_error *reterr)
 {
     EW_AUTO_BUF pem = {0};
     EW_TRY(ew_file_read(path, PEM_MAX_BYTES, &pem, reterr));
@@ -91,7 +91,7 @@ void ew__client_renew_plan(ew_client *c)
 {
     ew_cert_info info;
     ew_error err = EW_ERROR_INIT;
-    if (!c->renew || c->renewing || read_leaf(c->identity_path, &info, &err) != EW_OK) {
+    if (!c->renew || c->renewing || ew__identity_leaf(c->identity_path, &info, &err) != EW_OK) {
         return;
     }
     uint64_t start = info.not_before_unix_ms;
@@ -121,7 +121,7 @@ typedef struct renewal {
 static ew_status renew(ew_client *c, renewal *r)
 {
     ew_cert_info old;
-    EW_TRY(read_leaf(c->identity_path, &old, &r->err));
+    EW_TRY(ew__identity_leaf(c->identity_path, &old, &r->err));
     uint64_t wall = ew_wall_ms();
     r->left_ms = old.not_after_unix_ms > wall ? old.not_after_unix_ms - wall : 0;
     EW_AUTO(ew_pkey) key = NULL;

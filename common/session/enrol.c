@@ -407,3 +407,67 @@ ew_status ew_enrol(const ew_enrol_opt *opt, ew_enrol_result *ret, ew_error *rete
     ew_wipe(key_pem.data, key_pem.size);
     return st == EW_OK ? EW_OK : ew_fail(reterr, st, "enrolment at %s: %s", opt->token->endpoint, err.msg);
 }
+
+/* ---- again, with the key that is here */
+
+bool ew_enrol_lapsed(const char *identity_path)
+{
+    ew_cert_info info;
+    return ew__identity_leaf(identity_path, &info, NULL) == EW_OK && info.not_after_unix_ms < ew_wall_ms();
+}
+
+static ew_status first_root(void *ctx, ew_span der, ew_error *reterr)
+{
+    ew_token *t = ctx;
+    (void)reterr;
+    if (t->id[0] == '\0') {
+        ew_sha256(der.data, der.size, t->ca_sha256);
+        t->id[0] = '-'; /* taken */
+    }
+    return EW_OK;
+}
+
+/* The request is made of the old key and kept like that of a first enrolment. */
+static ew_status pending_again(const ew_enrol_again_opt *opt, ew_error *reterr)
+{
+    EW_AUTO(ew_pkey) key = NULL;
+    EW_AUTO_BUF pem = {0};
+    EW_AUTO_BUF csr = {0};
+    EW_AUTO_BUF file = {0};
+    char hex[2 * EW_CSR_MAX_BYTES + 1];
+    EW_TRY(ew_file_read(opt->identity_path, PENDING_MAX_BYTES, &pem, reterr));
+    ew_status st = ew_pkey_from_pem((ew_span){pem.data, pem.size}, &key, reterr);
+    ew_wipe(pem.data, pem.size);
+    ew_buf_clear(&pem);
+    EW_TRY(st);
+    EW_TRY(ew_csr_make(key, &csr, reterr));
+    EW_TRY(ew_pkey_to_pem(key, &file, reterr));
+    ew_hex_encode(csr.data, csr.size, hex);
+    ew_buf_addf(&file, "#csr %s\n", hex);
+    st = ew_buf_check(&file, reterr);
+    if (st == EW_OK) {
+        st = ew_file_replace(opt->pending_path, file.data, file.size, 0600, reterr);
+    }
+    ew_wipe(file.data, file.size);
+    return st;
+}
+
+ew_status ew_enrol_again(const ew_enrol_again_opt *opt, ew_enrol_result *ret, ew_error *reterr)
+{
+    ew_token t = {.endpoint = ""};
+    EW_AUTO_BUF roots = {0};
+    EW_TRY(ew_file_read(opt->ca_path, PENDING_MAX_BYTES, &roots, reterr));
+    EW_TRY(ew_cert_each_pem((ew_span){roots.data, roots.size}, first_root, &t, reterr));
+    if (t.id[0] == '\0') {
+        return ew_fail(reterr, EW_ECORRUPT, "%s holds no certificate. HINT: enrol with a new token", opt->ca_path);
+    }
+    t.id[0] = '\0'; /* no token: the key is the proof */
+    ew_str_copy(t.endpoint, sizeof(t.endpoint), opt->endpoint);
+    EW_TRY(pending_again(opt, reterr));
+    const ew_enrol_opt enrol = {.token = &t,
+                                .identity_path = opt->identity_path,
+                                .pending_path = opt->pending_path,
+                                .ca_path = opt->ca_path,
+                                .timeout_ms = opt->timeout_ms};
+    return ew_enrol(&enrol, ret, reterr);
+}

@@ -51,4 +51,18 @@ typedef struct ew_enrol_result {
  * anything is sent, enrols and stores the identity. Blocks. EW_EDENIED: impostor, wrong or used token; EW_EREMOTE: cannot reach. */
 ew_status ew_enrol(const ew_enrol_opt *opt, ew_enrol_result *ret, ew_error *reterr) EW_MUST_CHECK;
 
+typedef struct ew_enrol_again_opt {
+    const char *endpoint; /* "host:port" */
+    const char *identity_path;
+    const char *pending_path;
+    const char *ca_path;
+    uint32_t timeout_ms; /* 0 = 30000 */
+} ew_enrol_again_opt;
+
+/* True when the certificate of an identity file has expired by the wall clock: the device was off for longer than it lived. */
+bool ew_enrol_lapsed(const char *identity_path);
+/* A new certificate for the same key, without a token: the coordinator gives it to an active device whose certificate lapsed at most 90 days ago
+ * (WIRE 5.3). The coordinator must be the one of ca_path. EW_EDENIED: revoked, unknown or lapsed for too long; then only a new token helps. */
+ew_status ew_enrol_again(const ew_enrol_again_opt *opt, ew_enrol_result *ret, ew_error *reterr) EW_MUST_CHECK;
+
 #endif

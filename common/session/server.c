@@ -13,6 +13,7 @@
 #include "crypt/hash.h"
 #include "session/server_int.h"
 #include "sys/file.h"
+#include "sys/proc.h"
 #include "sys/socket.h"
 
 #define PEM_MAX_BYTES (256u * 1024)
@@ -142,10 +143,40 @@ static void find_idle_ip(const void *key, size_t key_size, void *value, void *ct
     }
 }
 
+typedef struct weigh {
+    size_t total, most;
+    ew__conn *largest;
+} weigh;
+
+static void weigh_conn(const void *key, size_t key_size, void *value, void *ctx)
+{
+    (void)key, (void)key_size;
+    weigh *w = ctx;
+    ew__conn *c = value;
+    size_t bytes = c->link.queued_bytes + ew_frame_decoder_memory(&c->link.dec) + c->early.cap;
+    w->total += bytes;
+    if (!c->dead && bytes > w->most) {
+        w->most = bytes;
+        w->largest = c;
+    }
+}
+
+static void watch_memory(ew_server *s)
+{
+    weigh w = {0};
+    size_t budget = (size_t)s->lim.memory_mib << 20;
+    ew_map_each(s->conns, weigh_conn, &w);
+    s->short_of_memory = w.total > budget / 100 * 80;
+    if (w.total > budget / 100 * 95 && w.largest != NULL) {
+        ew__conn_fail(w.largest, EW_GO_AWAY_OVERLOAD, "the coordinator is short of memory");
+    }
+}
+
 static void tick(ew_server *s, uint64_t now)
 {
     s->next_tick_ms = now + TICK_MS;
     ew_io_tick(s->io);
+    watch_memory(s);
     ip_sweep w = {.now = now};
     ew_map_each(s->ips, find_idle_ip, &w);
     for (size_t i = 0; i < w.n; i++) {
@@ -222,11 +253,13 @@ static void *shard_main(void *arg)
         size_t n = ew_io_poll_items(s->io, items);
         items[n] = ew__hub_poll_item(s->hub);
         uint64_t now = ew_mono_ms();
-        zmq_poll(items, (int)n + 1, (long)ew_timers_wait_ms(&s->timers, now, s->draining ? 20 : TICK_MS));
+        zmq_poll(items, (int)n + 1,
+                 (long)ew_timers_wait_ms(&s->timers, now, s->draining || s->waiting != NULL ? 20 : TICK_MS));
         ew_io_run(s->io, INBOUND_PER_ROUND);
         ew__hub_run(s->hub, INBOUND_PER_ROUND);
         now = ew_mono_ms();
         ew_timers_run(&s->timers, now);
+        ew__conn_next_handshakes(s);
         reap(s);
         if (now >= s->next_tick_ms) {
             tick(s, now);
@@ -303,6 +336,8 @@ static ew_server_limits limits_of(const ew_server_limits *l)
         .slow_peer_ms = or_default(l->slow_peer_ms, 30000),
         .max_rt_ms = or_default(l->max_rt_ms, 20000),
         .session_max_ms = or_default(l->session_max_ms, 86400000),
+        .handshakes_per_s = or_default(l->handshakes_per_s, 400 * ew_proc_cores()),
+        .memory_mib = or_default(l->memory_mib, 256),
     };
 }
 

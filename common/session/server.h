@@ -32,6 +32,9 @@ typedef struct ew_server_limits { /* 0 = the default in brackets */
     uint32_t slow_peer_ms;        /* [30000] a full window for that long ends the session */
     uint32_t max_rt_ms;           /* [20000] TCP: unacknowledged data for that long ends the connection */
     uint32_t session_max_ms;      /* [86400000] +-10 % */
+    uint32_t handshakes_per_s; /* [400 for each core, burst as many]; others wait, up to 4096 of them, within tls_ms */
+    uint32_t memory_mib; /* [256] queued for and half received from all peers: over 80 % no new streams, over 95 % the
+                                     largest peer goes */
 } ew_server_limits;
 
 typedef struct ew_server_opt {

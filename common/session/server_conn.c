@@ -13,6 +13,7 @@
 
 #define GOODBYE_MS 5000
 #define CLOSE_FLUSH_MS 5000
+#define WAITING_MAX 4096
 
 ew__conn *ew__conn_by_key(ew_server *s, uint64_t key)
 {
@@ -117,9 +118,30 @@ static void forget_session(ew__conn *c)
     }
 }
 
+static void not_waiting(ew__conn *c)
+{
+    ew_server *s = c->s;
+    ew__conn **at = &s->waiting;
+    ew__conn *before = NULL;
+    if (!c->waiting) {
+        return;
+    }
+    while (*at != c) {
+        before = *at;
+        at = &(*at)->next_waiting;
+    }
+    *at = c->next_waiting;
+    if (s->waiting_tail == c) {
+        s->waiting_tail = before;
+    }
+    c->waiting = false;
+    s->n_waiting--;
+}
+
 static void closed(ew__conn *c)
 {
     ew_server *s = c->s;
+    not_waiting(c);
     not_half_open(c);
     forget_session(c);
     ew_timer_clear(&s->timers, &c->timer);
@@ -235,6 +257,7 @@ void ew__conn_destroy(ew__conn *c)
     c->s->n_conns--;
     ew__link_release(&c->link);
     ew__flow_unref(&c->flow);
+    ew_buf_release(&c->early);
     ew_free(c);
 }
 
@@ -691,14 +714,36 @@ static void input_failed(ew__conn *c, const ew_error *err)
     }
 }
 
-static void on_data(void *ctx, ew_io_peer *peer, void *user, const void *data, size_t size)
+/* A handshake costs a millisecond: so many a second, the others wait with their first bytes. False: not now. */
+static bool may_shake(ew__conn *c, const void *data, size_t size)
 {
-    (void)ctx, (void)peer;
-    ew__conn *c = user;
-    /* When it is closing nothing is looked at any more, so nothing may pile up either. */
-    if (c->state == EW_SERVER_CLOSED || c->state == EW_SERVER_CLOSING || !ew__conn_event(c, EW_EV_BYTES)) {
-        return;
+    ew_server *s = c->s;
+    uint64_t now = ew_mono_ms();
+    s->handshake_tokens =
+        refill(s->handshake_tokens, s->lim.handshakes_per_s, s->lim.handshakes_per_s, now - s->handshake_ms);
+    s->handshake_ms = now;
+    if (!c->waiting && s->n_waiting == 0 && s->handshake_tokens >= 1) {
+        s->handshake_tokens -= 1;
+        return true;
     }
+    ew_buf_add(&c->early, data, size);
+    if (c->early.status != EW_OK || c->early.size > EW_LIMIT_HANDSHAKE_IN_BYTES ||
+        (!c->waiting && s->n_waiting >= WAITING_MAX)) {
+        ew__conn_gone(c, "no room to wait for a handshake");
+        return false;
+    }
+    if (!c->waiting) {
+        c->waiting = true;
+        c->next_waiting = NULL;
+        *(s->waiting_tail != NULL ? &s->waiting_tail->next_waiting : &s->waiting) = c;
+        s->waiting_tail = c;
+        s->n_waiting++;
+    }
+    return false;
+}
+
+static void take_data(ew__conn *c, const void *data, size_t size)
+{
     ew_error err = EW_ERROR_INIT;
     if (c->link.tls == NULL && ew_tls_new(c->s->tls, &c->link.tls, &err) != EW_OK) {
         ew__conn_gone(c, err.msg);
@@ -735,6 +780,35 @@ static void on_data(void *ctx, ew_io_peer *peer, void *user, const void *data, s
         return;
     }
     ew__conn_flush(c);
+}
+
+static void on_data(void *ctx, ew_io_peer *peer, void *user, const void *data, size_t size)
+{
+    (void)ctx, (void)peer;
+    ew__conn *c = user;
+    /* When it is closing nothing is looked at any more, so nothing may pile up either. */
+    if (c->state == EW_SERVER_CLOSED || c->state == EW_SERVER_CLOSING || !ew__conn_event(c, EW_EV_BYTES)) {
+        return;
+    }
+    if (c->link.tls != NULL || may_shake(c, data, size)) {
+        take_data(c, data, size);
+    }
+}
+
+void ew__conn_next_handshakes(ew_server *s)
+{
+    uint64_t now = ew_mono_ms();
+    s->handshake_tokens =
+        refill(s->handshake_tokens, s->lim.handshakes_per_s, s->lim.handshakes_per_s, now - s->handshake_ms);
+    s->handshake_ms = now;
+    while (s->waiting != NULL && s->handshake_tokens >= 1) {
+        ew__conn *c = s->waiting;
+        not_waiting(c);
+        s->handshake_tokens -= 1;
+        EW_AUTO_BUF early = c->early;
+        c->early = (ew_buf){0};
+        take_data(c, early.data, early.size);
+    }
 }
 
 static bool on_up(void *ctx, ew_io_peer *peer, const char *addr, void **ret_user)

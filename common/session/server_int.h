@@ -122,6 +122,9 @@ struct ew__conn {
     bool up_told;     /* on_up returned EW_OK */
     bool closing_tls; /* goodbye is queued */
     bool dead;        /* waits for the end of the loop's round */
+    ew_buf early;     /* first bytes, while the handshake waits for its turn */
+    ew__conn *next_waiting;
+    bool waiting;
     struct {
         uint64_t msg_id; /* 0 = free */
         uint32_t stream_id;
@@ -163,7 +166,12 @@ struct ew_server {
     uint32_t n_conns, n_half_open;
     ew_rng rng;
     ew__conn *dead;
-    ew_server_stats n; /* shard's */
+    ew__conn *waiting, *waiting_tail; /* for a handshake */
+    unsigned n_waiting;
+    double handshake_tokens;
+    uint64_t handshake_ms;
+    bool short_of_memory; /* over 80 % */
+    ew_server_stats n;    /* shard's */
     uint64_t next_tick_ms;
     bool draining, ending;
     uint64_t drain_until_ms;
@@ -189,6 +197,7 @@ void ew__conn_gone(ew__conn *c, const char *why);
 bool ew__conn_active(const ew__conn *c);
 void ew__conn_reschedule(ew__conn *c);
 void ew__conn_destroy(ew__conn *c);
+void ew__conn_next_handshakes(ew_server *s); /* as many as may start now */
 ew__conn *ew__conn_by_key(ew_server *s, uint64_t key);
 void ew__server_audit(ew_server *s, const char *event, const char *peer, const char *addr, const char *fmt, ...)
     EW_PRINTF(5, 6);

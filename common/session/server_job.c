@@ -811,8 +811,8 @@ static void stream_start(ew__conn *c, job *j)
         ew__conn_fail(c, EW_GO_AWAY_PROTOCOL, "stream %u was in use before", j->h.stream_id);
         return;
     }
-    if (t == NULL) {
-        refuse(c, &j->h, EW_ELIMIT, 1000, "too many streams");
+    if (t == NULL || c->s->short_of_memory) {
+        refuse(c, &j->h, EW_ELIMIT, 1000, t == NULL ? "too many streams" : "the coordinator is short of memory");
         return;
     }
     c->last_stream_id = j->h.stream_id;

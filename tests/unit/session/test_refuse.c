@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "domain/msg.h"
 #include "net/x509.h"
+#include "session/client.h"
 #include "session/server.h"
 
 static site t;
@@ -365,6 +366,24 @@ static void enrolment_serves_nothing_else(void **state)
     assert_int_equal(t.ev.requests, 0);
 }
 
+static void handshakes_beyond_the_budget_wait_for_their_turn(void **state)
+{
+    (void)state;
+    ew_server_free(&t.s);
+    site_start(&t, (ew_server_opt){.limits = {.handshakes_per_s = 10, .tcp_up_ms = 10000, .tls_ms = 10000}}, 0);
+    ew_client *c[20];
+    uint64_t t0 = ew_mono_ms();
+    for (size_t i = 0; i < EW_COUNT(c); i++) {
+        c[i] = site_client(&t, (ew_client_opt){.role = EW_ROLE_OPERATOR}, NULL);
+    }
+    events_wait(&t.ev, &t.ev.up, EW_COUNT(c));
+    assert_true(ew_mono_ms() - t0 >= 900); /* 10 at once, 10 a second */
+    assert_int_equal(t.ev.client_down, 0);
+    for (size_t i = 0; i < EW_COUNT(c); i++) {
+        ew_client_free(&c[i]);
+    }
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -386,6 +405,7 @@ int main(void)
         T(a_peer_that_asks_on_and_takes_no_reply_is_cut),
         T(the_same_or_a_lower_epoch_is_refused),
         T(enrolment_serves_nothing_else),
+        T(handshakes_beyond_the_budget_wait_for_their_turn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
