@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "base/str.h"
 #include "sys/file.h"
 #include "wire/wire.h"
@@ -34,12 +35,48 @@ ew_status ew_spool_count(const ew_home *h, size_t *ret_specs, size_t *ret_result
     return EW_OK;
 }
 
+static ew_status read_result_any(const char *path, void *dst, ew_error *reterr)
+{
+    EW_AUTO_BUF bytes = {0};
+    EW_TRY(ew_file_read(path, RECORD_MAX, &bytes, reterr));
+    return ew_wire_unpack_trial_result((ew_span){bytes.data, bytes.size}, dst, reterr);
+}
+
+/* The trial is done here already, only its result has not been acknowledged: the result takes over the fence. */
+static ew_status renew_result(const ew_home *h, const ew_trial_spec *spec, bool *ret_done, ew_error *reterr)
+{
+    char path[EW_HOME_PATH_MAX];
+    EW_AUTO_BUF bytes = {0};
+    *ret_done = false;
+    if (!ew_file_exists(record_path(h, spec->id, "result", path))) {
+        return EW_OK;
+    }
+    ew_trial_result *r = ew_calloc(1, sizeof(*r));
+    if (r == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for a trial");
+    }
+    /* One that cannot be read is run again. */
+    if (read_result_any(path, r, NULL) == EW_OK) {
+        *ret_done = true;
+        r->fence = spec->fence;
+    }
+    ew_status st = *ret_done ? ew_wire_pack_trial_result(r, &bytes, reterr) : ew_file_remove(path, reterr);
+    ew_free(r);
+    EW_TRY(st);
+    return *ret_done ? ew_file_replace(path, bytes.data, bytes.size, 0600, reterr) : EW_OK;
+}
+
 ew_status ew_spool_put(const ew_home *h, const ew_trial_spec *spec, ew_error *reterr)
 {
     char path[EW_HOME_PATH_MAX];
     EW_AUTO_BUF bytes = {0};
     size_t specs = 0;
     size_t results = 0;
+    bool done = false;
+    EW_TRY(renew_result(h, spec, &done, reterr));
+    if (done) {
+        return EW_OK;
+    }
     EW_TRY(ew_spool_count(h, &specs, &results, reterr));
     (void)record_path(h, spec->id, "spec", path);
     if (specs >= EW_SPOOL_MAX && !ew_file_exists(path)) {
@@ -97,13 +134,6 @@ static ew_status first_of(const ew_home *h, const char *ending,
 static ew_status read_spec_any(const char *path, void *dst, ew_error *reterr)
 {
     return read_spec(path, dst, reterr);
-}
-
-static ew_status read_result_any(const char *path, void *dst, ew_error *reterr)
-{
-    EW_AUTO_BUF bytes = {0};
-    EW_TRY(ew_file_read(path, RECORD_MAX, &bytes, reterr));
-    return ew_wire_unpack_trial_result((ew_span){bytes.data, bytes.size}, dst, reterr);
 }
 
 ew_status ew_spool_next(const ew_home *h, ew_trial_spec *ret_spec, bool *ret_found, ew_error *reterr)

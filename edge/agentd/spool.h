@@ -12,7 +12,7 @@
 
 #define EW_SPOOL_MAX 256
 
-/* A trial that is there already only gets the new fence and lease. EW_ELIMIT when full. */
+/* A trial that is there already only gets the new fence and lease; of one whose result waits, the result gets the fence. EW_ELIMIT when full. */
 ew_status ew_spool_put(const ew_home *h, const ew_trial_spec *spec, ew_error *reterr) EW_MUST_CHECK;
 /* The next trial without a result, in order of id; *ret_found false when there is none. A file that is damaged is removed. */
 ew_status ew_spool_next(const ew_home *h, ew_trial_spec *ret_spec, bool *ret_found, ew_error *reterr) EW_MUST_CHECK;
