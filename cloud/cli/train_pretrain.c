@@ -31,7 +31,7 @@ typedef struct pretrain_args {
 } pretrain_args;
 
 static const char *const examples =
-    "  edgewise data debian --out data\n"
+    "  edgewise data debian --dir data\n"
     "  edgewise train pretrain --recipe models/deb-tiny.yaml --data data --out deb-tiny.gguf --max-minutes 30\n";
 
 static int parse(int argc, char **argv, pretrain_args *a)
