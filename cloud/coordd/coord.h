@@ -32,6 +32,7 @@ typedef struct ew_coord_conf {
     char *advertise;
     char *signer_socket;
     char *log;
+    char *observers; /* names of operators that may only read, separated by commas; may be NULL */
     double device_cert_s;
     double lease_s;
     double keepalive_s;

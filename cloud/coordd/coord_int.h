@@ -98,7 +98,7 @@ typedef ew_status (*ew__op_fn)(ew__op_call *o, ew_error *reterr);
 typedef struct ew__op_verb {
     const char *name;
     ew__op_fn fn;
-    bool mutates; /* runs in a transaction that also keeps the reply for retries */
+    bool mutates; /* not for observers; runs in a transaction that also keeps the reply for retries */
     bool own_tx;  /* mutates, but by itself (idempotent): no transaction around it */
 } ew__op_verb;
 extern const ew__op_verb ew__verbs_device[];

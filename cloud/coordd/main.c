@@ -29,6 +29,7 @@ static const ew_config_key config_keys[] = {
     {"listen", EW_CONFIG_STRING, offsetof(ew_coord_conf, listen), "127.0.0.1:7443", .help = "address and port; port 0 = any free one"},
     {"advertise", EW_CONFIG_STRING, offsetof(ew_coord_conf, advertise), "", .help = "host[:port] that tokens and devices are told; empty = the address it listens on"},
     {"signer-socket", EW_CONFIG_STRING, offsetof(ew_coord_conf, signer_socket), "", .help = "the signer's socket; empty = signer/signer.sock in dir"},
+    {"observers", EW_CONFIG_STRING, offsetof(ew_coord_conf, observers), "", .help = "operators that may only read, names separated by commas; all others may do everything"},
     {"log", EW_CONFIG_STRING, offsetof(ew_coord_conf, log), "all=info", .help = "what is logged, e.g. all=info,net=debug"},
     {"device-cert", EW_CONFIG_SECONDS, offsetof(ew_coord_conf, device_cert_s), "24h", .min = 10, .max = 604800, .help = "life of device certificates"},
     {"trial-lease", EW_CONFIG_SECONDS, offsetof(ew_coord_conf, lease_s), "60s", .min = 1, .max = 86400, .help = "a trial without a sign of life for that long goes back to the queue"},

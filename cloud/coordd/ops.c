@@ -58,6 +58,39 @@ static ew_status call_plain(const ew__op_verb *v, ew__op_call *o, ew_buf *out, e
     return ew_json_dump(o->out, 0, out, reterr);
 }
 
+/* What the request was about. Never the whole of it: experiments are long. */
+static void audit_detail(const json_t *in, char ret[static 256])
+{
+    static const char *const keys[] = {"id", "name", "device", "hardware_id"};
+    size_t n = 0;
+    ret[0] = '\0';
+    for (size_t i = 0; i < EW_COUNT(keys); i++) {
+        const char *v = json_string_value(json_object_get(in, keys[i]));
+        if (v != NULL && v[0] != '\0' && strlen(v) <= 48) {
+            n += (size_t)snprintf(ret + n, 256 - n, "%s%s=%s", n > 0 ? " " : "", keys[i], v);
+        }
+    }
+}
+
+/* The role of an operator: an observer may only read. */
+static ew_status check_role(ew__request *r, const ew__op_verb *v, ew_error *reterr)
+{
+    const char *list = r->c->conf->observers;
+    size_t n = strlen(r->peer->id);
+    while (v->mutates && list != NULL && *list != '\0') {
+        size_t len = strcspn(list, ", ");
+        if (len == n && strncmp(list, r->peer->id, n) == 0) {
+            ew__audit(r->c, r->peer->id, "denied", "%s by an observer", v->name);
+            return ew_fail(reterr, EW_EDENIED,
+                           "operator %s is an observer and may not use '%s'. HINT: take the name off 'observers' in "
+                           "the coordinator's configuration",
+                           r->peer->id, v->name);
+        }
+        list += len + strspn(list + len, ", ");
+    }
+    return EW_OK;
+}
+
 /* Effect and reply in one transaction; a retry with the same key gets the reply that was kept. */
 static ew_status call_mutating(ew__request *r, const ew__op_verb *v, ew__op_call *o, ew_buf *out, ew_error *reterr)
 {
@@ -79,7 +112,9 @@ static ew_status call_mutating(ew__request *r, const ew__op_verb *v, ew__op_call
         EW_TRY(ew_store_idem_put(r->c->store, peer, r->msg->idem_key, (ew_span){out->data, out->size}, ew_wall_ms(),
                                  reterr));
     }
-    EW_TRY(ew_store_audit(r->c->store, ew_wall_ms(), peer, v->name, "", reterr));
+    char detail[256];
+    audit_detail(o->in, detail);
+    EW_TRY(ew_store_audit(r->c->store, ew_wall_ms(), peer, v->name, detail, reterr));
     return ew_tx_commit(&tx, reterr);
 }
 
@@ -104,6 +139,10 @@ ew_status ew__op(ew__request *r, ew_error *reterr)
     if (v == NULL) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "this coordinator does not know the verb '%s'",
                        r->msg->op_request.verb);
+    }
+    EW_TRY(check_role(r, v, reterr));
+    if (!v->mutates) { /* what changes something is in the audit table */
+        EW_LOG(EW_LOG_INFO, "coord", "op", "who=%s verb=%s", r->peer->id, v->name);
     }
     ew__op_call o = {.c = r->c, .who = r->peer->id};
     EW_AUTO_JSON in = NULL;

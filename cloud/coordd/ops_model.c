@@ -128,7 +128,7 @@ static ew_status model_list(ew__op_call *o, ew_error *reterr)
 }
 
 const ew__op_verb ew__verbs_model[] = {
-    {.name = "model.import.begin", .fn = import_begin},
+    {.name = "model.import.begin", .fn = import_begin, .mutates = true, .own_tx = true},
     {.name = "model.import.chunk", .fn = import_chunk, .mutates = true, .own_tx = true},
     {.name = "model.import.commit", .fn = import_commit, .mutates = true, .own_tx = true},
     {.name = "model.list", .fn = model_list}};
