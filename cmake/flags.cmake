@@ -28,6 +28,9 @@ if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
     endif()
 endif()
 target_compile_definitions(ew_flags INTERFACE EW_VERSION="${PROJECT_VERSION}")
+# Never only a warning: such code is broken.
+target_compile_options(ew_flags INTERFACE -Werror=implicit-function-declaration -Werror=int-conversion
+    -Werror=incompatible-pointer-types)
 if(EW_WERROR)
     target_compile_options(ew_flags INTERFACE -Werror)
 endif()
