@@ -52,7 +52,7 @@ cleanup() {
     fi
     eval "${at_exit:-:}" 2>/dev/null # what a script wants undone
     for dir in "$tmp"/*/; do # agents keep their working files on tmpfs
-        [ -f "${dir}device.json" ] && rm -rf "$(runtime_of "${dir%/}")"
+        rm -rf "$(runtime_of "${dir%/}")"
     done
     [ -n "${EW_KEEP:-}" ] || rm -rf "$tmp"
     exit "$status"
