@@ -194,6 +194,15 @@ static ew_status read_request(connection *c, json_t **ret, ew_error *reterr)
     return ew_json_load("request", line.data, line.size, ret, reterr);
 }
 
+static json_t *error_json(ew_status code, const char *message)
+{
+    json_t *j = json_pack("{s:{s:s,s:s}}", "error", "code", ew_status_name(code), "message", message);
+    /* A message that is not UTF-8 (cut, or quoting a file) has no JSON form. */
+    return j != NULL ? j
+                     : json_pack("{s:{s:s,s:s}}", "error", "code", ew_status_name(code), "message",
+                                 "the agent's message cannot be shown");
+}
+
 static void *serve(void *arg)
 {
     connection *c = arg;
@@ -205,8 +214,7 @@ static void *serve(void *arg)
     if (st == EW_OK) {
         st = ew_control_run(c->control->a, request, &view, &result, &err);
     }
-    json_t *answer = st == EW_OK ? json_pack("{s:o}", "ok", result)
-                                 : json_pack("{s:{s:s,s:s}}", "error", "code", ew_status_name(st), "message", err.msg);
+    json_t *answer = st == EW_OK ? json_pack("{s:o}", "ok", result) : error_json(st, err.msg);
     if (send_json(c->fd, answer, NULL) != EW_OK) {
         c->broken = true;
     }
@@ -251,6 +259,9 @@ static void start_connection(ew_control *k, int fd)
             break;
         }
     }
+    static const char busy[] =
+        "{\"error\":{\"code\":\"EW_EAGAIN\",\"message\":\"the agent serves as many callers as it can\"}}\n";
+    (void)!send(fd, busy, sizeof(busy) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
     (void)close(fd);
 }
 

@@ -2,6 +2,7 @@
 #include "agentd/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <spawn.h>
@@ -24,18 +25,26 @@ typedef struct child {
     int from; /* its standard output */
 } child;
 
-static ew_status make_pipes(int in[2], int out[2], ew_error *reterr)
+/* Close-on-exec: another child, started by another thread at the same time, must not hold an end open. */
+static ew_status make_pipe(int ends[2], ew_error *reterr)
 {
-    if (pipe(in) != 0) {
+    if (pipe(ends) != 0) {
         return ew_fail_errno(reterr, errno, "cannot make a pipe for the worker");
     }
-    if (pipe(out) != 0) {
-        int e = errno;
+    (void)fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    (void)fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    return EW_OK;
+}
+
+static ew_status make_pipes(int in[2], int out[2], ew_error *reterr)
+{
+    EW_TRY(make_pipe(in, reterr));
+    ew_status st = make_pipe(out, reterr);
+    if (st != EW_OK) {
         (void)close(in[0]);
         (void)close(in[1]);
-        return ew_fail_errno(reterr, e, "cannot make a pipe for the worker");
     }
-    return EW_OK;
+    return st;
 }
 
 static ew_status start(const char *self, child *c, ew_error *reterr)
@@ -51,8 +60,6 @@ static ew_status start(const char *self, child *c, ew_error *reterr)
     if (e == 0) {
         (void)posix_spawn_file_actions_adddup2(&actions, in[0], 0);
         (void)posix_spawn_file_actions_adddup2(&actions, out[1], 1);
-        (void)posix_spawn_file_actions_addclose(&actions, in[1]);
-        (void)posix_spawn_file_actions_addclose(&actions, out[0]);
         e = posix_spawn(&c->pid, self, &actions, NULL, argv, environ);
         (void)posix_spawn_file_actions_destroy(&actions);
     }

@@ -336,16 +336,15 @@ static void the_same_trials_give_the_same_bytes_in_any_order(void **state)
     json_t *mixed = json_array();
     size_t n = json_array_size(trials);
     for (size_t i = 0; i < n; i++) {
-        (void)json_array_append(mixed, json_array_get(trials, (i * 7 + 3) % n == i ? i : (i * 37) % n));
+        (void)json_array_append(mixed, json_array_get(trials, (i * 37) % n));
     }
-    bool all = json_array_size(mixed) == n && n % 37 != 0;
+    assert_true(json_array_size(mixed) == n && n % 37 != 0); /* each once */
     ew_report *a = report_of(trials);
     ew_report *b = report_of(mixed);
     EW_AUTO_BUF x = {.max = 1 << 24};
     EW_AUTO_BUF y = {.max = 1 << 24};
     assert_ok(ew_report_markdown(a, &x, &err), &err);
-    assert_ok(ew_report_markdown(a, &y, &err), &err);
-    assert_true(all);
+    assert_ok(ew_report_markdown(b, &y, &err), &err);
     assert_int_equal(x.size, y.size);
     assert_memory_equal(x.data, y.data, x.size);
     ew_report_free(&a);
