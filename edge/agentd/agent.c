@@ -70,13 +70,14 @@ static ew_status load_caps(ew_agent *a, const ew_progress *progress, ew_error *r
 {
     EW_AUTO_JSON stored = NULL;
     EW_AUTO_JSON caps = NULL;
+    json_int_t threads = (json_int_t)(a->opt.n_threads != 0 ? a->opt.n_threads : ew_proc_cores());
     a->caps = ew_calloc(1, sizeof(*a->caps));
     if (a->caps == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for the device's capabilities");
     }
     if (ew_home_read_json(&a->home, "caps.json", &stored, NULL) == EW_OK &&
         ew_str_eq(json_string_value(json_object_get(stored, "software")), a->opt.software) &&
-        json_integer_value(json_object_get(stored, "threads")) == (json_int_t)a->opt.n_threads &&
+        json_integer_value(json_object_get(stored, "threads")) == threads &&
         ew_record_to_caps(json_object_get(stored, "caps"), a->caps, NULL) == EW_OK) {
         (void)ew_str_copy(a->caps->device_class, sizeof(a->caps->device_class),
                           a->opt.device_class != NULL ? a->opt.device_class : "");
@@ -89,8 +90,7 @@ static ew_status load_caps(ew_agent *a, const ew_progress *progress, ew_error *r
                                    .n_threads = a->opt.n_threads};
     EW_TRY(ew_worker_probe_run(a->opt.self, &probe, progress, a->caps, reterr));
     EW_TRY(ew_record_from_caps(a->caps, &caps, reterr));
-    EW_AUTO_JSON j =
-        json_pack("{s:s,s:I,s:O}", "software", a->opt.software, "threads", (json_int_t)a->opt.n_threads, "caps", caps);
+    EW_AUTO_JSON j = json_pack("{s:s,s:I,s:O}", "software", a->opt.software, "threads", threads, "caps", caps);
     return ew_home_write_json(&a->home, "caps.json", j, reterr);
 }
 
@@ -122,23 +122,6 @@ static void init_locks(ew_agent *a)
     (void)pthread_condattr_destroy(&attr);
 }
 
-/* What a killed agent left on tmpfs in the open: adapters. Checkpoints stay, their trials go on. */
-static ew_status sweep_runtime(const ew_agent *a, ew_error *reterr)
-{
-    ew_dir_list list = {0};
-    char path[EW_HOME_PATH_MAX];
-    EW_TRY(ew_dir_sweep_temp(a->home.runtime, reterr));
-    EW_TRY(ew_dir_read(a->home.runtime, &list, reterr));
-    ew_status st = EW_OK;
-    for (size_t i = 0; i < list.n && st == EW_OK; i++) {
-        if (ew_str_ends(list.entry[i].name, ".gguf")) {
-            st = ew_file_remove(ew_home_runtime_path(&a->home, list.entry[i].name, path), reterr);
-        }
-    }
-    ew_dir_list_release(&list);
-    return st;
-}
-
 ew_status ew_agent_open(const ew_agent_opt *opt, const ew_progress *progress, ew_agent **ret_agent, ew_error *reterr)
 {
     EW_AUTO(ew_agent) a = ew_calloc(1, sizeof(*a));
@@ -156,7 +139,9 @@ ew_status ew_agent_open(const ew_agent_opt *opt, const ew_progress *progress, ew
     EW_TRY(ew_dir_lock_take(a->home.root, &a->lock, reterr));
     EW_TRY(ew_dir_sweep_temp(ew_home_path(&a->home, "trials", path), reterr));
     EW_TRY(ew_dir_sweep_temp(a->home.root, reterr));
-    EW_TRY(sweep_runtime(a, reterr));
+    /* What a killed agent left in the open; checkpoints stay, their trials go on. */
+    EW_TRY(ew_dir_sweep_temp(a->home.runtime, reterr));
+    EW_TRY(ew_home_sweep(&a->home, ".gguf", reterr));
     EW_TRY(load_caps(a, progress, reterr));
     EW_TRY(ew_home_vault(&a->home, opt->credentials, &a->vault, reterr));
     *ret_agent = a;
