@@ -21,7 +21,8 @@ static const char head[] =
     "white-space:nowrap}\n"
     "th:nth-child(-n+4),td:nth-child(-n+4){text-align:left}.scroll{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;"
     "gap:1rem}\n"
-    ".plots svg{max-width:min(100%,640px);height:auto;flex:1 1 440px}.note{opacity:.75}li{margin:.2rem 0}\n</style>\n<title>";
+    ".plots svg{max-width:min(100%,640px);height:auto;flex:1 1 440px}.note{opacity:.75}li{margin:.2rem "
+    "0}\n</style>\n<title>";
 
 /* CSV of a table split into cells; our own cells hold no line breaks, quotes are undone. */
 static void html_table(const ew_table *t, ew_buf *out)

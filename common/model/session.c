@@ -30,9 +30,9 @@ typedef struct layer_work {
 } layer_work;
 
 struct ew_session {
-    ew_model *m;         /* a reference */
-    ew_session_opt opt;  /* defaults filled in */
-    ew_hooks hooks;      /* copy of what was given */
+    ew_model *m;        /* a reference */
+    ew_session_opt opt; /* defaults filled in */
+    ew_hooks hooks;     /* copy of what was given */
     struct {
         uint32_t a, b;    /* layers [a, b) run by fn; a == b: none do */
         ew_segment_fn fn; /* */
@@ -299,7 +299,8 @@ ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *r
 ew_status ew_session_set_segment(ew_session *s, uint32_t a, uint32_t b, ew_segment_fn fn, void *ctx, ew_error *reterr)
 {
     if (a > b || b > s->m->cfg.L || (a < b && fn == NULL)) {
-        return ew_fail(reterr, EW_EINVAL, "layers [%u, %u) are not a part of a model with %u layers", a, b, s->m->cfg.L);
+        return ew_fail(reterr, EW_EINVAL, "layers [%u, %u) are not a part of a model with %u layers", a, b,
+                       s->m->cfg.L);
     }
     s->segment.a = a;
     s->segment.b = b;
