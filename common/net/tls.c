@@ -270,11 +270,13 @@ static ew_status ctx_new(bool server, ew_tls_ctx **ret, ew_error *reterr)
     SSL_CTX_set_session_cache_mode(x, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_max_cert_list(x, CERT_LIST_MAX);
     SSL_CTX_set_max_early_data(x, 0);
+    char groups[] = "X25519:P-256"; /* OpenSSL's macros cast const away */
+    char sigalgs[] = "ECDSA+SHA256";
     if (SSL_CTX_set_min_proto_version(x, TLS1_3_VERSION) != 1 ||
         SSL_CTX_set_max_proto_version(x, TLS1_3_VERSION) != 1 || SSL_CTX_set_num_tickets(x, 0) != 1 ||
         SSL_CTX_set_ciphersuites(x, "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256") !=
             1 ||
-        SSL_CTX_set1_groups_list(x, "X25519:P-256") != 1 || SSL_CTX_set1_sigalgs_list(x, "ECDSA+SHA256") != 1) {
+        SSL_CTX_set1_groups_list(x, groups) != 1 || SSL_CTX_set1_sigalgs_list(x, sigalgs) != 1) {
         ew_tls_ctx_unref(&c);
         return ew__ssl_fail(reterr, EW_EINTERNAL, "TLS: OpenSSL refuses the settings");
     }
