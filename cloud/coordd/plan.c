@@ -227,6 +227,18 @@ ew_status ew__plan_request_from_json(const json_t *j, ew_plan_request *ret, ew_e
     return request_budget(j, &ret->budget, reterr);
 }
 
+/* A device may ask as often as it likes: its newest plans stay. */
+static ew_status forget_old(ew_db *db, const char *device, ew_error *reterr)
+{
+    EW_AUTO(ew_stmt) st = NULL;
+    EW_TRY(ew_stmt_open(db,
+                        "DELETE FROM plan WHERE device=?1 AND id NOT IN (SELECT id FROM plan WHERE device=?1"
+                        " ORDER BY made_ms DESC LIMIT 64)",
+                        &st, reterr));
+    ew_bind_text(st, 1, device);
+    return ew_stmt_run(st, reterr);
+}
+
 static ew_status keep(ew__coord *c, const ew_plan *plan, const ew_plan_request *req, const ew_buf *packed,
                       const uint8_t *sig, ew_error *reterr)
 {
@@ -249,7 +261,8 @@ static ew_status keep(ew__coord *c, const ew_plan *plan, const ew_plan_request *
     ew_bind_blob(st, 5, packed->data, packed->size);
     ew_bind_blob(st, 6, sig, 64);
     ew_bind_text(st, 7, ew_buf_str(&text));
-    return ew_stmt_run(st, reterr);
+    EW_TRY(ew_stmt_run(st, reterr));
+    return forget_old(db, plan->device_id, reterr);
 }
 
 ew_status ew__plan(ew__request *r, ew_error *reterr)
