@@ -128,7 +128,7 @@ static void reap(ew_server *s)
 }
 
 typedef struct ip_sweep {
-    char addr[64][64];
+    char addr[1024][64]; /* a second's worth of strangers at the most that one process can shake hands with */
     size_t n;
     uint64_t now;
 } ip_sweep;
