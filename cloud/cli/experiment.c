@@ -331,11 +331,35 @@ static ew_status read_counts(ew_opclient *c, const char *id, counts *ret, ew_err
     return EW_OK;
 }
 
-/* Until nothing is open any more. */
-static ew_status wait_for_all(ew_opclient *c, const char *id, const ew_progress *progress, counts *n, ew_error *reterr)
+/* As read_counts; a coordinator that went away (a restart, a cut line) is asked again later: *ret_away tells, and *c may be NULL then. */
+static ew_status try_counts(const ew_cli_op *op, ew_opclient **c, const char *id, counts *n, bool *ret_away,
+                            ew_error *reterr)
 {
+    ew_error err = EW_ERROR_INIT;
+    ew_status st = *c != NULL ? EW_OK : ew_cli_op_open(op, c, &err);
+    if (st == EW_OK) {
+        st = read_counts(*c, id, n, &err);
+    }
+    bool away = st == EW_EREMOTE || st == EW_ETIMEOUT;
+    if (away) {
+        ew_opclient_free(c);
+        if (!*ret_away) {
+            (void)fprintf(stderr, "%s; the trials go on, waiting for it\n", err.msg);
+        }
+    } else if (st != EW_OK) {
+        return ew_fail(reterr, st, "%s", err.msg);
+    }
+    *ret_away = away;
+    return EW_OK;
+}
+
+/* Until nothing is open any more. */
+static ew_status wait_for_all(const ew_cli_op *op, ew_opclient **c, const char *id, const ew_progress *progress,
+                              counts *n, ew_error *reterr)
+{
+    bool away = false;
     for (;;) {
-        EW_TRY(read_counts(c, id, n, reterr));
+        EW_TRY(try_counts(op, c, id, n, &away, reterr));
         const ew_progress_info info = {.phase = "experiment",
                                        .unit = "trials",
                                        .done = (uint64_t)(n->done + n->failed + n->other),
@@ -346,7 +370,7 @@ static ew_status wait_for_all(ew_opclient *c, const char *id, const ew_progress 
             return ew_fail(reterr, EW_ECANCELLED,
                            "stopped waiting; the trials go on. HINT: edgewise experiment report %s", id);
         }
-        if (n->done + n->failed + n->other >= n->total) {
+        if (!away && n->done + n->failed + n->other >= n->total) {
             return EW_OK;
         }
         struct pollfd p = {.fd = ew_signal_fd(), .events = POLLIN};
@@ -519,7 +543,7 @@ static ew_status run(const experiment_args *o, ew_error *reterr)
         (void)printf("%s\n", id);
         return EW_OK;
     }
-    EW_TRY(wait_for_all(c, id, ew_term_progress_get(bar), &n, reterr));
+    EW_TRY(wait_for_all(&o->op, &c, id, ew_term_progress_get(bar), &n, reterr));
     ew_term_progress_free(&bar);
     return write_report(c, id, e->name, o->out, reterr);
 }

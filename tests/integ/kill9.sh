@@ -31,6 +31,9 @@ YAML
 id=$(edgewise experiment run grid.yaml --data bench --detach 2>submitted) || fail "submitting: $(cat submitted)"
 n=$(sed -n 's/^experiment .*: \([0-9]*\) trials$/\1/p' submitted)
 say "experiment $id: $n trials, $kills kills"
+# A command that waits for the end lives through it all.
+edgewise experiment run grid.yaml --data bench --out waited >waited.txt 2>waited.log &
+waiting=$!
 
 # count STATE: trials of the experiment
 count() { edgewise experiment status "$id" --json 2>/dev/null | tr -d ' ",' | sed -n "s/^$1://p"; }
@@ -62,6 +65,8 @@ for ((i = 1; i <= kills; i++)); do
 done
 say "killed: coordinator ${killed[coordinator]:-0}, signer ${killed[signer]:-0}, agents $((${killed[one]:-0} + ${killed[two]:-0})) times"
 until_ 120 "all trials are done (done $(count done), failed $(count failed), running $(count running), queued $(count queued) of $n)" finished
+wait "$waiting" || fail "the command that waits ended with status $?: $(tail -n 3 waited.log)"
+check "the waiting command's report: $(tail -n 1 waited.txt)" grep -q "^$n trials finished, 0 failed" waited.txt
 say "all done"
 
 # ---- each once
