@@ -14,6 +14,7 @@
 #define MAX_SESSIONS_DEFAULT 256u
 #define PER_DEVICE_DEFAULT 4u
 #define PER_DEVICE_BYTES_DEFAULT (256 * EW_MIB)
+#define TOTAL_BYTES_DEFAULT EW_GIB
 #define LEASE_MS_DEFAULT 60000u
 
 /* Locking: o->lock guards the table and every member but those marked step, which the one step in progress owns (busy). */
@@ -51,6 +52,7 @@ ew_status ew_offload_new(const ew_offload_opt *opt, ew_offload **ret_offload, ew
     o->opt.max_sessions = opt->max_sessions != 0 ? opt->max_sessions : MAX_SESSIONS_DEFAULT;
     o->opt.per_device = opt->per_device != 0 ? opt->per_device : PER_DEVICE_DEFAULT;
     o->opt.per_device_bytes = opt->per_device_bytes != 0 ? opt->per_device_bytes : PER_DEVICE_BYTES_DEFAULT;
+    o->opt.total_bytes = opt->total_bytes != 0 ? opt->total_bytes : TOTAL_BYTES_DEFAULT;
     o->opt.lease_ms = opt->lease_ms != 0 ? opt->lease_ms : LEASE_MS_DEFAULT;
     o->slots = ew_calloc(o->opt.max_sessions, sizeof(*o->slots));
     if (o->slots == NULL || pthread_mutex_init(&o->lock, NULL) != 0) {
@@ -158,9 +160,9 @@ static ew_status resume(ew_offload *o, const char *device, uint64_t id, ew_msg_o
     return EW_OK;
 }
 
-/* Makes the session itself; needs no lock. */
-static ew_status fill(const ew_offload *o, const char *device, ew_model *model, const ew_msg_offload_open *req, slot *k,
-                      ew_error *reterr)
+/* What the session is to be like. */
+static ew_status session_opt(const ew_offload *o, const ew_model *model, const ew_msg_offload_open *req,
+                             ew_session_opt *ret_opt, ew_error *reterr)
 {
     const ew_model_config *cfg = ew_model_config_of(model);
     if (req->first_layer >= req->last_layer || req->last_layer > cfg->L) {
@@ -170,19 +172,26 @@ static ew_status fill(const ew_offload *o, const char *device, ew_model *model, 
     if (req->act_dtype != EW_ACT_F32 && req->act_dtype != EW_ACT_F16) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "activations are taken in f32 and f16");
     }
-    ew_session_opt opt = {.n_ctx = req->max_positions,
-                          .exec = o->opt.exec,
-                          .first_layer = req->first_layer,
-                          .last_layer = req->last_layer,
-                          .memory_limit_bytes = o->opt.per_device_bytes};
+    *ret_opt = (ew_session_opt){.n_ctx = req->max_positions,
+                                .exec = o->opt.exec,
+                                .first_layer = req->first_layer,
+                                .last_layer = req->last_layer,
+                                .memory_limit_bytes = o->opt.per_device_bytes};
     if (req->reference) {
-        opt.exec.kern = ew_kern_get("ref");
+        ret_opt->exec.kern = ew_kern_get("ref");
     }
+    return EW_OK;
+}
+
+/* Makes the session itself; needs no lock. k->bytes is set: what was reserved for it. */
+static ew_status fill(const char *device, ew_model *model, const ew_msg_offload_open *req, const ew_session_opt *opt,
+                      slot *k, ew_error *reterr)
+{
     do {
         ew_random_bytes(&k->id, sizeof(k->id));
     } while (k->id == 0);
-    EW_TRY(ew_session_new(model, &opt, &k->s, reterr));
-    k->x = ew_calloc(ew_session_n_batch(k->s), cfg->C * sizeof(float));
+    EW_TRY(ew_session_new(model, opt, &k->s, reterr));
+    k->x = ew_calloc(ew_session_n_batch(k->s), ew_model_config_of(model)->C * sizeof(float));
     if (k->x == NULL) {
         ew_session_free(&k->s);
         return ew_fail(reterr, EW_ENOMEM, "out of memory for an offload session");
@@ -192,16 +201,52 @@ static ew_status fill(const ew_offload *o, const char *device, ew_model *model, 
     k->act = req->act_dtype == EW_ACT_F16 ? EW_ACTIVATION_F16 : EW_ACTIVATION_F32;
     k->first = req->first_layer;
     k->last = req->last_layer;
-    k->bytes = ew_session_bytes(k->s);
     k->used_ms = ew_mono_ms();
     k->last_out.max = EW_LIMIT_BODY_BYTES;
     return EW_OK;
+}
+
+/* Counts the bytes before they are taken: many devices at once stay within total_bytes. */
+static ew_status reserve(ew_offload *o, const char *device, uint64_t bytes, ew_error *reterr)
+{
+    (void)pthread_mutex_lock(&o->lock);
+    ew_status st = make_room(o, device, bytes, reterr);
+    if (st == EW_OK && o->stats.bytes + bytes > o->opt.total_bytes) {
+        st = ew_fail(reterr, EW_EAGAIN, "the coordinator's memory for offload is taken by other devices");
+    }
+    if (st == EW_OK) {
+        o->stats.sessions++;
+        o->stats.bytes += bytes;
+    }
+    (void)pthread_mutex_unlock(&o->lock);
+    return st;
+}
+
+static ew_status put(ew_offload *o, slot *made, ew_msg_offload_opened *ret_opened, ew_error *reterr)
+{
+    ew_status st = EW_OK;
+    slot *k = NULL;
+    (void)pthread_mutex_lock(&o->lock);
+    for (uint32_t i = 0; i < o->opt.max_sessions && k == NULL; i++) {
+        k = o->slots[i].id == 0 ? &o->slots[i] : NULL;
+    }
+    if (k != NULL) {
+        *k = *made;
+        describe(o, k, ret_opened);
+    } else {
+        release_slot(o, made);
+        st = ew_fail(reterr, EW_EAGAIN, "the coordinator has no room for another offload session");
+    }
+    (void)pthread_mutex_unlock(&o->lock);
+    return st;
 }
 
 ew_status ew_offload_open(ew_offload *o, const char *device_id, ew_model *model, const ew_msg_offload_open *req,
                           ew_msg_offload_opened *ret_opened, ew_error *reterr)
 {
     slot made = {0};
+    ew_session_opt opt;
+    ew_memory_plan plan;
     ew_status st;
     if (req->kv_session != 0) {
         (void)pthread_mutex_lock(&o->lock);
@@ -209,26 +254,19 @@ ew_status ew_offload_open(ew_offload *o, const char *device_id, ew_model *model,
         (void)pthread_mutex_unlock(&o->lock);
         return st;
     }
-    EW_TRY(fill(o, device_id, model, req, &made, reterr));
-    (void)pthread_mutex_lock(&o->lock);
-    st = make_room(o, device_id, made.bytes, reterr);
-    slot *k = NULL;
-    for (uint32_t i = 0; i < o->opt.max_sessions && st == EW_OK && k == NULL; i++) {
-        k = o->slots[i].id == 0 ? &o->slots[i] : NULL;
+    EW_TRY(session_opt(o, model, req, &opt, reterr));
+    EW_TRY(ew_session_memory(model, &opt, &plan, reterr));
+    made.bytes = plan.kv_bytes + plan.workspace_bytes;
+    EW_TRY(reserve(o, device_id, made.bytes, reterr));
+    st = fill(device_id, model, req, &opt, &made, reterr);
+    if (st != EW_OK) {
+        (void)pthread_mutex_lock(&o->lock);
+        o->stats.sessions--;
+        o->stats.bytes -= made.bytes;
+        (void)pthread_mutex_unlock(&o->lock);
+        return st;
     }
-    if (st == EW_OK && k == NULL) {
-        st = ew_fail(reterr, EW_EAGAIN, "the coordinator has no room for another offload session");
-    }
-    o->stats.sessions++;
-    o->stats.bytes += made.bytes;
-    if (st == EW_OK) {
-        *k = made;
-        describe(o, k, ret_opened);
-    } else {
-        release_slot(o, &made);
-    }
-    (void)pthread_mutex_unlock(&o->lock);
-    return st;
+    return put(o, &made, ret_opened, reterr);
 }
 
 /* Claims the session for one step. */

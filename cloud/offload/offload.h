@@ -21,6 +21,7 @@ typedef struct ew_offload_opt {
     uint32_t max_sessions;     /* 0 = 256 */
     uint32_t per_device;       /* 0 = 4 */
     uint64_t per_device_bytes; /* of caches, 0 = 256 MiB */
+    uint64_t total_bytes;      /* of all caches, 0 = 1 GiB */
     uint32_t lease_ms;         /* 0 = 60000 */
 } ew_offload_opt;
 
