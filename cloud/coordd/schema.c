@@ -6,7 +6,7 @@
 
 static const char base_step[] =
     "CREATE TABLE device("
-    " id TEXT PRIMARY KEY, key_sha256 BLOB NOT NULL, hardware_id TEXT NOT NULL DEFAULT '',"
+    " id TEXT PRIMARY KEY, key_sha256 BLOB NOT NULL, key_before BLOB, hardware_id TEXT NOT NULL DEFAULT '',"
     " created_ms INTEGER NOT NULL, last_seen_ms INTEGER NOT NULL DEFAULT 0, revoked_ms INTEGER NOT NULL DEFAULT 0,"
     " not_after_ms INTEGER NOT NULL, epoch INTEGER NOT NULL DEFAULT 0, boot_id BLOB, cert BLOB NOT NULL,"
     " caps BLOB, state BLOB) WITHOUT ROWID;"

@@ -253,7 +253,8 @@ ew_status ew_store_device_get(ew_store *s, const char *id, ew_device_row *ret, e
 
 ew_status ew_store_device_by_key(ew_store *s, const uint8_t key_sha256[static 32], ew_device_row *ret, ew_error *reterr)
 {
-    return device_where(s, "SELECT " DEVICE_COLUMNS " FROM device WHERE key_sha256=?1", NULL, key_sha256, ret, reterr);
+    return device_where(s, "SELECT " DEVICE_COLUMNS " FROM device WHERE key_sha256=?1 OR key_before=?1", NULL,
+                        key_sha256, ret, reterr);
 }
 
 static ew_status run_device_update(ew_db *db, ew_stmt *st, const char *id, ew_error *reterr)
@@ -268,7 +269,9 @@ ew_status ew_store_device_renewed(ew_store *s, const char *id, const uint8_t key
     EW_AUTO_STORE held = {0};
     ew_db *db = ew_store_hold(&held, s);
     EW_AUTO(ew_stmt) st = NULL;
-    EW_TRY(ew_stmt_open(db, "UPDATE device SET key_sha256=?2, cert=?3, not_after_ms=?4 WHERE id=?1 AND revoked_ms=0",
+    EW_TRY(ew_stmt_open(db,
+                        "UPDATE device SET key_before=CASE WHEN key_sha256<>?2 THEN key_sha256 ELSE key_before END,"
+                        " key_sha256=?2, cert=?3, not_after_ms=?4 WHERE id=?1 AND revoked_ms=0",
                         &st, reterr));
     ew_bind_text(st, 1, id);
     ew_bind_blob(st, 2, key_sha256, 32);

@@ -73,6 +73,7 @@ ew_status ew_store_enrol(ew_store *s, const char *token_id, const uint8_t csr_sh
                          ew_error *reterr) EW_MUST_CHECK;
 /* EW_ENOENT. */
 ew_status ew_store_device_get(ew_store *s, const char *id, ew_device_row *ret, ew_error *reterr) EW_MUST_CHECK;
+/* By its present key or the one before: the answer to a renewal may have been lost on its way. */
 ew_status ew_store_device_by_key(ew_store *s, const uint8_t key_sha256[static 32], ew_device_row *ret,
                                  ew_error *reterr) EW_MUST_CHECK;
 ew_status ew_store_device_renewed(ew_store *s, const char *id, const uint8_t key_sha256[static 32], ew_span cert,

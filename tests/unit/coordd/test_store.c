@@ -96,6 +96,15 @@ static void a_revoked_device_cannot_renew(void **state)
     assert_int_equal(enrol("t1", "dev-1", 1), EW_OK);
     uint8_t key[32] = {9};
     assert_int_equal(ew_store_device_renewed(g_store, "dev-1", key, (ew_span){"c2", 2}, 900, NULL), EW_OK);
+    /* The answer may be lost: a renewal with a third key leaves the second one known. */
+    uint8_t third[32];
+    memset(third, 3, sizeof third);
+    assert_int_equal(ew_store_device_renewed(g_store, "dev-1", third, (ew_span){"c3", 2}, 950, NULL), EW_OK);
+    ew_device_row before = {0};
+    assert_int_equal(ew_store_device_by_key(g_store, key, &before, NULL), EW_OK);
+    assert_string_equal(before.id, "dev-1");
+    ew_device_row_release(&before);
+    assert_int_equal(ew_store_device_renewed(g_store, "dev-1", key, (ew_span){"c2", 2}, 900, NULL), EW_OK);
     ew_device_row d = {0};
     assert_int_equal(ew_store_device_by_key(g_store, key, &d, NULL), EW_OK);
     assert_int_equal(d.not_after_ms, 900);
