@@ -1,5 +1,5 @@
 #!/bin/bash
-# ctest: SERIAL TIMEOUT=300
+# ctest: TIMEOUT=300
 # Bad input of every kind: a clear error and the right exit status for each, nothing lost, no crash, and the coordinator serves a good device all the while.
 . "$(dirname "$0")/lib.sh"
 make_bench

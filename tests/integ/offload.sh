@@ -1,5 +1,4 @@
 #!/bin/bash
-# ctest: SERIAL
 # Layers at the coordinator: not without consent; bit-equal answers in exact mode; agreement told otherwise; bytes counted; a coordinator that is killed in
 # mid-answer changes no token.
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,4 @@
 #!/bin/bash
-# ctest: SERIAL
 # What leaves a device: its own capture of the decrypted traffic holds the requests, and no text of the profile, of a prompt or of an answer, neither
 # as text nor as token ids; nor does anything on a disk but the file that the user imported.
 . "$(dirname "$0")/lib.sh"
