@@ -173,22 +173,23 @@ static void add_axes(const frame *f, ew_buf *out)
     ew_buf_adds(out, "</g>\n");
 }
 
-static void add_mark(size_t kind, double x, double y, const char *colour, ew_buf *out)
+static void add_mark(size_t kind, double x, double y, const char *colour, bool hollow, ew_buf *out)
 {
     switch (kind % MARK_KINDS) {
     case 0:
-        ew_buf_addf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\">", x, y, colour);
+        ew_buf_addf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\"", x, y);
         break;
     case 1:
-        ew_buf_addf(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"8\" height=\"8\" fill=\"%s\">", x - 4, y - 4, colour);
+        ew_buf_addf(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"8\" height=\"8\"", x - 4, y - 4);
         break;
     case 2:
-        ew_buf_addf(out, "<path d=\"M%.1f %.1fl5 9h-10z\" fill=\"%s\">", x, y - 5, colour);
+        ew_buf_addf(out, "<path d=\"M%.1f %.1fl5 9h-10z\"", x, y - 5);
         break;
     default:
-        ew_buf_addf(out, "<path d=\"M%.1f %.1fl5 5-5 5-5-5z\" fill=\"%s\">", x, y - 5, colour);
+        ew_buf_addf(out, "<path d=\"M%.1f %.1fl5 5-5 5-5-5z\"", x, y - 5);
         break;
     }
+    ew_buf_addf(out, hollow ? " fill=\"none\" stroke-width=\"1.8\" stroke=\"%s\">" : " fill=\"%s\">", colour);
 }
 
 static const char *mark_close(size_t kind)
@@ -197,21 +198,9 @@ static const char *mark_close(size_t kind)
     return tags[kind % MARK_KINDS];
 }
 
-static void add_series(const frame *f, size_t s, ew_buf *out)
+static void add_points(const frame *f, const ew_plot_series *series, size_t kind, double shift, ew_buf *out)
 {
-    const ew_plot_series *series = &f->plot->series[s];
-    const char *colour = colours[s % EW_COUNT(colours)];
-    /* Series are set a little apart so that intervals at the same x stay readable. */
-    double shift = ((double)s - (double)(f->plot->n_series - 1) / 2) * (f->plot->x_scale == EW_PLOT_CATEGORY ? 7 : 0);
-    if (series->line) {
-        ew_buf_addf(out, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\" points=\"", colour);
-        for (size_t i = 0; i < series->n_points; i++) {
-            if (usable(&series->points[i])) {
-                ew_buf_addf(out, "%.1f,%.1f ", px(f, series->points[i].x) + shift, py(f, series->points[i].y));
-            }
-        }
-        ew_buf_adds(out, "\"/>\n");
-    }
+    const char *colour = colours[kind % EW_COUNT(colours)];
     for (size_t i = 0; i < series->n_points; i++) {
         const ew_plot_point *pt = &series->points[i];
         if (!usable(pt)) {
@@ -224,19 +213,53 @@ static void add_series(const frame *f, size_t s, ew_buf *out)
                         "fill=\"none\"/>\n",
                         x, py(f, pt->low), py(f, pt->high), x - 3, py(f, pt->low), colour);
         }
-        add_mark(s, x, py(f, pt->y), colour, out);
+        add_mark(kind, x, py(f, pt->y), colour, series->dash != 0, out);
         ew_buf_adds(out, "<title>");
         ew_xml_escape(series->name, out);
         if (pt->label != NULL) {
             ew_buf_adds(out, ": ");
             ew_xml_escape(pt->label, out);
         }
-        ew_buf_addf(out, " (%.4g, %.4g)</title>%s", pt->x, pt->y, mark_close(s));
+        ew_buf_addf(out, " (%.4g, %.4g)</title>%s", pt->x, pt->y, mark_close(kind));
     }
-    double legend_y = PLOT_TOP + 14 + 20 * (double)s;
-    add_mark(s, PLOT_W - PLOT_RIGHT + 16, legend_y, colour, out);
-    ew_buf_adds(out, mark_close(s));
-    add_text(out, PLOT_W - PLOT_RIGHT + 28, legend_y + 4, "start", "", series->name);
+}
+
+static void add_series(const frame *f, size_t s, ew_buf *out)
+{
+    static const char *const dashes[] = {"", " stroke-dasharray=\"6 4\"", " stroke-dasharray=\"2 3\"",
+                                         " stroke-dasharray=\"8 3 2 3\""};
+    const ew_plot_series *series = &f->plot->series[s];
+    size_t kind = series->style != 0 ? series->style - 1 : s;
+    const char *colour = colours[kind % EW_COUNT(colours)];
+    const char *dash = dashes[series->dash % EW_COUNT(dashes)];
+    /* Series are set a little apart, within a category, so that intervals at the same x stay readable. */
+    double room = f->plot->n_categories > 0
+                      ? 0.7 * (PLOT_W - PLOT_LEFT - PLOT_RIGHT) / (double)(f->plot->n_categories * f->plot->n_series)
+                      : 0;
+    double shift =
+        ((double)s - (double)(f->plot->n_series - 1) / 2) * (f->plot->x_scale == EW_PLOT_CATEGORY ? fmin(7, room) : 0);
+    if (series->line) {
+        ew_buf_addf(out, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\"%s points=\"", colour, dash);
+        for (size_t i = 0; i < series->n_points; i++) {
+            if (usable(&series->points[i])) {
+                ew_buf_addf(out, "%.1f,%.1f ", px(f, series->points[i].x) + shift, py(f, series->points[i].y));
+            }
+        }
+        ew_buf_adds(out, "\"/>\n");
+    }
+    add_points(f, series, kind, shift, out);
+    /* The legend's lines draw together when there are many. */
+    double pitch = fmin(20, (PLOT_H - PLOT_TOP - PLOT_BOTTOM) / (double)f->plot->n_series);
+    double legend_y = PLOT_TOP + 14 + pitch * (double)s;
+    double legend_x = PLOT_W - PLOT_RIGHT + 12;
+    if (series->line) {
+        ew_buf_addf(out,
+                    "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" stroke-width=\"1.8\"%s/>\n",
+                    legend_x, legend_x + 20, legend_y, legend_y, colour, dash);
+    }
+    add_mark(kind, legend_x + 10, legend_y, colour, series->dash != 0, out);
+    ew_buf_adds(out, mark_close(kind));
+    add_text(out, legend_x + 26, legend_y + 4, "start", "", series->name);
 }
 
 void ew_plot_svg(const ew_plot *plot, ew_buf *out)

@@ -20,7 +20,9 @@ typedef struct ew_plot_series {
     const char *name; /* in the legend */
     const ew_plot_point *points;
     size_t n_points;
-    bool line; /* joined in the order given; false = marks only */
+    bool line;      /* joined in the order given; false = marks only */
+    unsigned style; /* colour and mark, from 1: series that belong together share it; 0 = by position */
+    unsigned dash;  /* 0 full line and filled marks, 1 dashed and hollow, 2 dotted and hollow, … */
 } ew_plot_series;
 
 typedef enum ew_plot_scale {

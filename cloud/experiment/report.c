@@ -59,7 +59,7 @@ static int compare_text(const char *a, const char *b, int before)
 }
 
 /* "none" first, then alphabetically, so that tables read from plain to combined. */
-static int method_rank(const char *method)
+int ew__method_rank(const char *method)
 {
     static const char *const order[] = {"none", "lora", "rag", "lora+rag"};
     for (size_t i = 0; i < EW_COUNT(order); i++) {
@@ -75,7 +75,7 @@ int ew__cell_compare(const ew_row *a, const ew_row *b)
     int c = compare_text(a->task, b->task, 0);
     c = compare_text(a->model, b->model, c);
     c = compare_text(a->variant, b->variant, c);
-    c = c != 0 ? c : method_rank(a->method) - method_rank(b->method);
+    c = c != 0 ? c : ew__method_rank(a->method) - ew__method_rank(b->method);
     c = compare_text(a->method, b->method, c);
     if (c == 0 && a->n_history != b->n_history) {
         /* "all" (-1) after every number */

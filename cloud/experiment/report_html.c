@@ -105,6 +105,26 @@ static void collect_categories(canvas *cv, const ew_cell *cells, size_t n)
     }
 }
 
+/* One colour per method, one kind of line per model and variant: both are read off without the legend. */
+static void style_series(const ew_cell *cells, size_t i, ew_plot_series *s)
+{
+    unsigned dash = 0;
+    for (size_t k = 1; k <= i; k++) {
+        const ew_row *a = cells[k - 1].rows;
+        const ew_row *b = cells[k].rows;
+        dash += strcmp(a->variant, b->variant) != 0 || strcmp(a->model, b->model) != 0;
+    }
+    s->dash = dash;
+    s->style = (unsigned)ew__method_rank(cells[i].rows->method) + 1;
+}
+
+static void name_series(const ew_cell *cells, size_t n, size_t i, char *dst, size_t size)
+{
+    const ew_row *r = cells[i].rows;
+    bool models = strcmp(cells[0].rows->model, cells[n - 1].rows->model) != 0;
+    (void)snprintf(dst, size, "%.12s %.8s%s%.24s", r->method, r->variant, models ? " " : "", models ? r->model : "");
+}
+
 static ew_plot_point point_of(double x, ew_interval v)
 {
     return (ew_plot_point){.x = x, .y = v.mean, .low = v.low, .high = v.high};
@@ -118,8 +138,9 @@ static void fill_by_history(canvas *cv, const ew_cell *cells, size_t n, bool nll
     for (size_t i = 0; i < n && cv->n_series < SERIES_MAX;) {
         const ew_row *first = cells[i].rows;
         ew_plot_series *s = &cv->series[cv->n_series];
-        (void)snprintf(cv->names[cv->n_series], sizeof(cv->names[0]), "%.30s %s", first->method, first->variant);
+        name_series(cells, n, i, cv->names[cv->n_series], sizeof(cv->names[0]));
         *s = (ew_plot_series){.name = cv->names[cv->n_series], .points = cv->points + cv->n_points, .line = true};
+        style_series(cells, i, s);
         for (; i < n && strcmp(cells[i].rows->method, first->method) == 0 &&
                strcmp(cells[i].rows->variant, first->variant) == 0 && strcmp(cells[i].rows->model, first->model) == 0;
              i++) {
@@ -146,8 +167,9 @@ static void fill_by_ram(canvas *cv, const ew_cell *cells, size_t n)
             return;
         }
         ew_plot_series *s = &cv->series[cv->n_series];
-        (void)snprintf(cv->names[cv->n_series], sizeof(cv->names[0]), "%.30s %s", first->method, first->variant);
+        name_series(cells, n, i, cv->names[cv->n_series], sizeof(cv->names[0]));
         *s = (ew_plot_series){.name = cv->names[cv->n_series], .points = cv->points + cv->n_points, .line = false};
+        style_series(cells, i, s);
         for (; i < n && strcmp(cells[i].rows->method, first->method) == 0 &&
                strcmp(cells[i].rows->variant, first->variant) == 0 && strcmp(cells[i].rows->model, first->model) == 0;
              i++) {

@@ -46,6 +46,8 @@ struct ew_report {
 
 double ew__row_measure(const ew_row *row, const char *name);
 int ew__cell_compare(const ew_row *a, const ew_row *b);
+/* none 0, lora 1, rag 2, lora+rag 3, others after them. */
+int ew__method_rank(const char *method);
 const char *ew__history_text(int64_t n_history, char dst[static 24]);
 ew_status ew__report_scores(const ew_report *r, ew_table **ret_table, ew_error *reterr) EW_MUST_CHECK;
 ew_status ew__report_costs(const ew_report *r, ew_table **ret_table, ew_error *reterr) EW_MUST_CHECK;

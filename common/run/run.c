@@ -324,6 +324,7 @@ static void predict_seconds(trial *t)
     t->forecast.seconds = NAN;
     if (t->env->caps != NULL) {
         ew_cost_work_of(t->spec->method, &t->spec->settings, &t->cost, t->n_history, t->n_val, t->n_test, &work);
+        work.max_seconds = t->spec->budget.seconds;
         t->forecast.seconds =
             ew_cost_seconds(t->env->caps, ew_model_config_of(t->model), dtype_of(t, dtype), &work, NULL, NULL) +
             t->prompts_s;

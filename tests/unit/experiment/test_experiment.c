@@ -402,7 +402,8 @@ static void a_plot_has_a_mark_for_each_finite_point(void **state)
     const ew_plot_point a[] = {
         {8, 0.5, 0.4, 0.6, NULL}, {16, 0.6, NAN, NAN, "<x>"}, {32, NAN, 0, 0, NULL}, {64, 0.7, 0.6, 0.8, NULL}};
     const ew_plot_point b[] = {{8, 0.3, NAN, NAN, NULL}, {INFINITY, 0.3, NAN, NAN, NULL}};
-    const ew_plot_series series[] = {{"lora & <rag>", a, 4, true}, {"none", b, 2, false}, {"empty", NULL, 0, true}};
+    const ew_plot_series series[] = {
+        {"lora & <rag>", a, 4, true, 0, 0}, {"none", b, 2, false, 0, 0}, {"empty", NULL, 0, true, 0, 0}};
     const ew_plot plot = {
         .title = "a & b", .x_label = "x", .y_label = "y", .x_scale = EW_PLOT_LOG2, .series = series, .n_series = 3};
     ew_plot_svg(&plot, &out);
@@ -414,14 +415,14 @@ static void a_plot_has_a_mark_for_each_finite_point(void **state)
     assert_true(count(text, "<title>") == 4 + 0 ||
                 count(text, "<title>") == 5); /* points, and perhaps the plot's own */
     ew_buf_clear(&out);
-    const ew_plot_series nothing = {"n", NULL, 0, true};
+    const ew_plot_series nothing = {"n", NULL, 0, true, 0, 0};
     ew_plot_svg(&(ew_plot){.title = "t", .x_label = "x", .y_label = "y", .series = &nothing, .n_series = 1}, &out);
     assert_well_formed(ew_buf_str(&out));
     /* One point, equal values, huge and tiny ones. */
     static const double values[][2] = {{0, 0}, {1e300, -1e300}, {1e-300, 1e-300}, {5, 5}};
     for (size_t i = 0; i < EW_COUNT(values); i++) {
         const ew_plot_point p[] = {{1, values[i][0], NAN, NAN, NULL}, {2, values[i][1], NAN, NAN, NULL}};
-        const ew_plot_series s = {"s", p, 2, true};
+        const ew_plot_series s = {"s", p, 2, true, 0, 0};
         ew_buf_clear(&out);
         ew_plot_svg(&(ew_plot){.title = "t", .x_label = "x", .y_label = "y", .series = &s, .n_series = 1}, &out);
         assert_well_formed(ew_buf_str(&out));
