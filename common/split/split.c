@@ -46,12 +46,12 @@ static ew_status remote(ew_split_session *p, float *x, uint32_t n, uint32_t pos,
     ew_activation_encode(p->opt.act, x, elems, p->act);
     /* What the other side computes on is what was encoded: keep that, so that a rebuilt cache is the same as theirs. */
     EW_TRY(ew_activation_decode(p->opt.act, p->act, elems, p->kept + (size_t)pos * p->C, reterr));
+    p->stats.bytes_out += bytes; /* they have left, whether an answer comes or not */
     ew_status st = p->opt.forward(p->opt.ctx, p->step, pos, n, p->act, bytes, p->ret_act, reterr);
     p->stats.wait_s += seconds_since(begin);
     EW_TRY(st);
     p->step++;
     p->stats.trips++;
-    p->stats.bytes_out += bytes;
     p->stats.bytes_in += bytes;
     return ew_activation_decode(p->opt.act, p->ret_act, elems, x, reterr);
 }
