@@ -144,6 +144,10 @@ static ew_status forget(const ew_agent_app *app, const data_args *o, ew_error *r
     const ew_vault_match match = {.all = o->all, .id = o->id, .text = o->text};
     EW_TRY(open_vault(app, o->dir, &v, reterr));
     EW_TRY(ew_vault_forget(v, &match, &r, reterr));
+    /* What was being learned from them is forgotten too. */
+    ew_home h;
+    EW_TRY(ew_home_init(o->dir, &h, reterr));
+    EW_TRY(ew_home_sweep(&h, ".tune", reterr));
     if (o->json) {
         (void)printf("{\"items\":%zu,\"adapters_flagged\":%zu}\n", r.n_items, r.n_adapters);
     } else {

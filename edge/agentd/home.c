@@ -139,6 +139,21 @@ ew_status ew_home_save(const ew_home *h, ew_error *reterr)
     return ew_home_write_json(h, "device.json", j, reterr);
 }
 
+ew_status ew_home_sweep(const ew_home *h, const char *ending, ew_error *reterr)
+{
+    ew_dir_list list = {0};
+    char path[EW_HOME_PATH_MAX];
+    EW_TRY(ew_dir_read(h->runtime, &list, reterr));
+    ew_status st = EW_OK;
+    for (size_t i = 0; i < list.n && st == EW_OK; i++) {
+        if (ew_str_ends(list.entry[i].name, ending)) {
+            st = ew_file_remove(ew_home_runtime_path(h, list.entry[i].name, path), reterr);
+        }
+    }
+    ew_dir_list_release(&list);
+    return st;
+}
+
 ew_status ew_home_vault(const ew_home *h, const char *credentials, ew_vault **ret_vault, ew_error *reterr)
 {
     char path[EW_HOME_PATH_MAX];

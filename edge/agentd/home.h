@@ -44,6 +44,9 @@ char *ew_home_model_path(const ew_home *h, const uint8_t sha256[static EW_SHA256
                          char dst[static EW_HOME_PATH_MAX]);
 char *ew_home_runtime_path(const ew_home *h, const char *name, char dst[static EW_HOME_PATH_MAX]);
 
+/* Removes the files of the runtime directory whose names end so (".tune": checkpoints, ".gguf": adapters in the open). */
+ew_status ew_home_sweep(const ew_home *h, const char *ending, ew_error *reterr) EW_MUST_CHECK;
+
 /* The profile, with the key from credentials (systemd's directory, NULL = none) or DIR/profile.key. */
 ew_status ew_home_vault(const ew_home *h, const char *credentials, ew_vault **ret_vault,
                         ew_error *reterr) EW_MUST_CHECK;

@@ -34,15 +34,17 @@ static ew_status fill_facts(ew_agent *a, const char *task_name, ew_task_facts *f
     if (items.n == 0) {
         return ew_fail(reterr, EW_ENOENT, "the profile is empty. HINT: edgewise-agent data import FILE.jsonl");
     }
-    EW_TRY(ew_task_new(task_name, items.item, items.n, &task, reterr));
+    /* Of the history alone: no decision sees the labels of test items. */
+    ew_user_split split = ew_split_user(items.item, items.n, EW_SPLIT_HASH);
+    EW_TRY(ew_task_new(task_name, items.item, split.n_history, &task, reterr));
     for (size_t i = 0; i < items.n; i++) {
-        item_bytes += (double)strlen(items.item[i].input);
-        answer_bytes += (double)strlen(items.item[i].output);
+        item_bytes += (double)strlen(items.item[i].input) / (double)items.n;
+        answer_bytes += i < split.n_history ? (double)strlen(items.item[i].output) / (double)split.n_history : 0;
     }
     *f = (ew_task_facts){.n_labels = (uint32_t)task->n_labels,
                          .n_items = (uint32_t)items.n,
-                         .mean_item_tok = (uint32_t)((item_bytes + answer_bytes) / BYTES_PER_TOK / (double)items.n) + 8,
-                         .mean_answer_tok = (uint32_t)(answer_bytes / BYTES_PER_TOK / (double)items.n) + 2};
+                         .mean_item_tok = (uint32_t)((item_bytes + answer_bytes) / BYTES_PER_TOK) + 8,
+                         .mean_answer_tok = (uint32_t)(answer_bytes / BYTES_PER_TOK) + 2};
     (void)ew_str_copy(f->task, sizeof(f->task), task_name);
     (void)ew_str_copy(f->metric, sizeof(f->metric), task->kind == EW_TASK_GENERATE ? "rouge1" : "accuracy");
     if (task->n_labels > 0) {
@@ -50,7 +52,7 @@ static ew_status fill_facts(ew_agent *a, const char *task_name, ew_task_facts *f
         (void)ew_str_copy(m->name, sizeof(m->name), "label.entropy");
         (void)ew_str_copy(m->unit, sizeof(m->unit), "bit");
         m->n = 1;
-        m->values[0] = ew_items_entropy(items.item, items.n);
+        m->values[0] = ew_items_entropy(items.item, split.n_history);
     }
     ew_task_free(&task);
     return EW_OK;
@@ -68,7 +70,9 @@ static ew_status ask_plan(ew_agent *a, const char *task, ew_plan **ret_plan, ew_
     if (st == EW_OK) {
         ew_probe_state(a->home.root, a->opt.memory_limit_bytes, &req->plan_request.state);
         req->plan_request.state.consents = a->home.consent_offload ? EW_CONSENT_OFFLOAD : 0;
-        req->plan_request.budget.ram_bytes = ew__agent_worker_limit(a);
+        /* The planner may predict 5 % less than this device will when it has the model: a plan at the very limit would be refused here. */
+        uint64_t room = ew__agent_worker_limit(a);
+        req->plan_request.budget.ram_bytes = room - room / 20;
         (void)ew_str_copy(req->plan_request.objective, sizeof(req->plan_request.objective), "score");
         st = ew_agent_wait_up(a, 10000, reterr);
     }
