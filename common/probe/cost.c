@@ -83,6 +83,8 @@ static bool read_rate(const ew_device_caps *caps, const char *kind, const char *
     return true;
 }
 
+#define SLOPE_MAX 2.0
+
 /* Between the two measured widths linear in log C, constant outside. */
 static bool find_rate(const ew_device_caps *caps, const char *kind, const char *dtype, uint32_t C, rate *ret)
 {
@@ -122,8 +124,13 @@ static bool find_line(const ew_device_caps *caps, const ew_model_config *cfg, co
     if (!find_rate(caps, longer, dtype, cfg->C, &far)) {
         far = near;
     }
+    /* Attention is slower for its FLOP, but not so much that more than noise could say so. */
+    far.value = fmin(fmax(far.value, 0.5 * near.value), 1.2 * near.value);
     ret->s0 = (ew_cost_flop_layers(cfg, ret->ctx0) + head) / near.value;
     ret->s1 = (ew_cost_flop_layers(cfg, ret->ctx1) + head) / far.value;
+    /* Attention costs more than its FLOP, but a neighbour's burst during the probe is no attention. */
+    double by_flop = (ew_cost_flop_layers(cfg, ret->ctx1) + head) / (ew_cost_flop_layers(cfg, ret->ctx0) + head);
+    ret->s1 = fmin(ret->s1, SLOPE_MAX * by_flop * ret->s0);
     return true;
 }
 

@@ -1,9 +1,10 @@
 /* One trial, whoever asked for it: a plan of the device itself or an experiment of the fleet. The one code path for both.
  *
  * What happens, in this order:
- *   1. split     the user's items: 60 % history, 20 % val, 20 % test, in the order of their hash; the method sees the first n_history of the
+ *   1. split     the user's items: 60 % history, 20 % val, 20 % test, by position for a profile, in the order of their hash for a benchmark; the method sees the first n_history of the
  *                history, retrieval is causal (an item only sees items before it).
- *   2. predict   peak RAM of this process by the dry runs of the session and of the trainer, seconds by the probe's rates. Over the RAM
+ *   2. predict   peak RAM of this process by the dry runs of the session and of the trainer, seconds by the probe's rates and the
+ *                pace of the moment (some prompts are timed). Over the RAM
  *                budget and not forced: EW_ELIMIT, with the smallest budget that would do.
  *   3. base      the untouched model on val and test: score, answer NLL.
  *   4. learn     LoRA on history (plateau stop on val), within the wall-time and RAM budgets; resumable from work_dir.
@@ -12,7 +13,7 @@
  *
  * Measures (unit): test.score, test.nll, val.score, val.nll (the method); base.test.score, base.test.nll, base.val.score, base.val.nll; the task's own
  * metrics test.accuracy, test.macro_f1, test.mae, test.rmse, test.rouge1, test.rougeL; baseline.majority, baseline.nearest, baseline.first8;
- * gate (1 = better on val), gated.score, gated.nll; seconds, seconds.predicted, tune.seconds, tune.tok_per_s, tune.steps; ram.peak_bytes,
+ * gate (1 = better on val), gated.score, gated.nll; seconds, seconds.predicted, seconds.by_rates (without the pace of the moment), tune.seconds, tune.tok_per_s, tune.steps; ram.peak_bytes,
  * ram.predicted_bytes; prefill.tok_per_s; n.history, n.val, n.test. score: higher is better (MAE is negated). nll: nats per answer token.
  *
  * The memory figures are of the whole process: run a trial in a process of its own (run/worker.h).

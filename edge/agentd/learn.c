@@ -35,7 +35,7 @@ static ew_status fill_facts(ew_agent *a, const char *task_name, ew_task_facts *f
         return ew_fail(reterr, EW_ENOENT, "the profile is empty. HINT: edgewise-agent data import FILE.jsonl");
     }
     /* Of the history alone: no decision sees the labels of test items. */
-    ew_user_split split = ew_split_user(items.item, items.n, EW_SPLIT_HASH);
+    ew_user_split split = ew_split_user(items.item, items.n, EW_SPLIT_POSITION);
     EW_TRY(ew_task_new(task_name, items.item, split.n_history, &task, reterr));
     for (size_t i = 0; i < items.n; i++) {
         item_bytes += (double)strlen(items.item[i].input) / (double)items.n;
