@@ -5,7 +5,7 @@
 #include "base/base.h"
 
 typedef struct ew_progress_info {
-    const char *phase; /* "download", "train", … static text */
+    const char *phase; /* "download", "train", …; this and unit are valid during the call */
     const char *unit;  /* "tok", "B", "items" */
     uint64_t done;     /* in units */
     uint64_t total;    /* in units; 0 = not known */

@@ -55,10 +55,11 @@ struct ew_term_progress {
     FILE *f;
     char label[64];
     bool tty;
-    bool drawn;            /* the cursor stands on an unfinished bar */
-    bool (*stop)(void);    /* NULL = never */
-    ew_progress progress;  /* fn and ctx = this */
-    const char *phase;     /* of the last call: rates start anew with a phase */
+    bool drawn;           /* the cursor stands on an unfinished bar */
+    bool (*stop)(void);   /* NULL = never */
+    ew_progress progress; /* fn and ctx = this */
+    char phase[32];       /* copies: what a callback is given may be gone after it; "" = none yet */
+    char unit[16];
     uint64_t start_ns;     /* of the phase */
     uint64_t start_done;   /* done at the phase's first call: resumed work */
     uint64_t last_ns;      /* last drawn */
@@ -153,15 +154,18 @@ static bool on_progress(const ew_progress_info *info, void *ctx)
 {
     ew_term_progress *t = ctx;
     uint64_t now = ew_mono_ns();
-    if (t->phase == NULL || !ew_str_eq(t->phase, info->phase)) {
+    if (t->start_ns == 0 || strncmp(t->phase, info->phase, sizeof(t->phase) - 1) != 0) {
         end_line(t);
-        t->phase = info->phase;
+        (void)ew_str_copy(t->phase, sizeof(t->phase), info->phase);
         t->start_ns = now;
         t->start_done = info->done;
         t->last_ns = now;
         t->shown = false;
     }
+    (void)ew_str_copy(t->unit, sizeof(t->unit), info->unit != NULL ? info->unit : "");
     t->last = *info;
+    t->last.phase = t->phase;
+    t->last.unit = t->unit;
     bool done = info->total > 0 && info->done >= info->total;
     uint64_t since = now - t->last_ns;
     if (now - t->start_ns >= QUIET_NS && (since >= (t->tty ? BAR_NS : LINE_NS) || !t->shown || done)) {

@@ -18,6 +18,7 @@ user=$(users_of test | sed -n 1p)
 history_of "$user" debian-section me.jsonl
 n_items=$(wc -l <me.jsonl)
 declare -A limit=([small]=36 [large]=200) # MiB
+[ -z "$san" ] || limit=([small]=4000 [large]=4000)
 for device in small large; do
     enrol $device
     check "the identity of $device can be read by others" test "$(stat -c %a "$device/identity.pem")" = 600
@@ -38,7 +39,7 @@ for device in small large; do
     edgewise-agent learn --dir $device --task debian-section --json >learned.$device || fail "learning on $device"
     check "$device serves nothing" grep -q '^serving ' <(edgewise-agent status --dir $device)
 done
-check "the plan of small is the plan of large" test "$(json learned.small /plan/chosen/method)$(json learned.small /plan/chosen/variant)" != \
+[ -n "$san" ] || check "the plan of small is the plan of large" test "$(json learned.small /plan/chosen/method)$(json learned.small /plan/chosen/variant)" != \
     "$(json learned.large /plan/chosen/method)$(json learned.large /plan/chosen/variant)"
 expect 0 "profile +$n_items items" edgewise-agent status --dir small
 edgewise-agent chat --dir large "A library for reading PNG images" >answer 2>/dev/null || fail "chat"
@@ -107,7 +108,8 @@ check "no reason names a trial: $(cat flipped.txt)" grep -Eq 'evidence.*(aaaa|bb
 say "evidence flips the plan from $chosen to $(json flipped /chosen/method)"
 
 # ---- the limit binds
-cat >over.yaml <<YAML
+if [ -z "$san" ]; then
+    cat >over.yaml <<YAML
 name: over
 data: {benchmark: debian, group: dev, users: 1}
 tasks: [debian-section]
@@ -116,14 +118,13 @@ variants: [q8_0]
 methods: [lora]
 devices: [small]
 YAML
-edgewise experiment run over.yaml --data bench --out over >over.txt 2>&1
-check "a trial over the limit was run: $(cat over.txt)" grep -q '^0 trials finished, 1 failed' over.txt
-check "the failure does not name the memory: $(json over/trials.json /0/detail)" grep -Eiq 'memory|RAM' <(json over/trials.json /0/detail)
-agent_peak=$(peak_kib "${agent[small]}")
-printf 'force: true\n' >>over.yaml
-edgewise experiment run over.yaml --data bench --out forced >forced.txt 2>&1
-check "the forced trial did not run: $(cat forced.txt)" grep -q '^1 trials finished, 0 failed' forced.txt
-if [ -z "$san" ]; then
+    edgewise experiment run over.yaml --data bench --out over >over.txt 2>&1
+    check "a trial over the limit was run: $(cat over.txt)" grep -q '^0 trials finished, 1 failed' over.txt
+    check "the failure does not name the memory: $(json over/trials.json /0/detail)" grep -Eiq 'memory|RAM' <(json over/trials.json /0/detail)
+    agent_peak=$(peak_kib "${agent[small]}")
+    printf 'force: true\n' >>over.yaml
+    edgewise experiment run over.yaml --data bench --out forced >forced.txt 2>&1
+    check "the forced trial did not run: $(cat forced.txt)" grep -q '^1 trials finished, 0 failed' forced.txt
     forced=$(awk -F, 'NR == 1 {for (i = 1; i <= NF; i++) if ($i == "ram.peak_bytes") c = i} NR == 2 {printf "%d", $c / 1024}' forced/trials.csv)
     say "small: limit $((limit[small] * 1024)) KiB; agent $agent_peak KiB; forced trial $forced KiB"
     check "the forced trial stays within the limit" test $((agent_peak + forced)) -gt $((limit[small] * 1024))
