@@ -77,7 +77,8 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* work / seconds: median and half the interquartile range of the rates. */
+/* work / seconds of the fastest pass, the one that was least disturbed: what else runs at the moment of a trial is measured then (run/run.h).
+ * The spread is how far the median lies below it. */
 static void add_rate(ew_device_caps *caps, const char *name, const char *unit, double work, double *seconds, size_t n)
 {
     if (caps->n_rates >= EW_CAPS_RATES_MAX || n == 0) {
@@ -87,8 +88,8 @@ static void add_rate(ew_device_caps *caps, const char *name, const char *unit, d
     (void)ew_str_copy(r->name, sizeof(r->name), name);
     (void)ew_str_copy(r->unit, sizeof(r->unit), unit);
     qsort(seconds, n, sizeof(*seconds), compare_doubles);
-    r->value = work / fmax(seconds[n / 2], 1e-9);
-    r->spread = (work / fmax(seconds[n / 4], 1e-9) - work / fmax(seconds[n - 1 - n / 4], 1e-9)) / 2;
+    r->value = work / fmax(seconds[0], 1e-9);
+    r->spread = r->value - work / fmax(seconds[n / 2], 1e-9);
     r->measured_unix_ms = ew_wall_ms();
 }
 

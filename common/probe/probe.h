@@ -1,7 +1,7 @@
 /* What this machine is and does, by measurement: processor, memory, and the speed of whole passes of the engine and the trainer.
  *
  * The rates (names in probe/cost.h) come from two synthetic decoders (d_model 128 and 256, random weights) in each weight type that devices get:
- * forward of prompts, token by token, and LoRA steps; each is timed several times and the median taken. Besides: "read" GB/s (linear read of
+ * forward of prompts, token by token, and LoRA steps; each is timed several times and the fastest taken. Besides: "read" GB/s (linear read of
  * 64 MiB), "process.base" B (resident bytes of this process before anything was loaded). Takes a few seconds; a device runs it once per
  * software version and keeps the answer.
  * Locking: one call at a time; uses exec's pool. */

@@ -19,7 +19,7 @@
 
 #define SEQ_MAX_DEFAULT 512u
 #define RAG_K_DEFAULT 2u
-#define PACE_S 0.05 /* of prompts that are timed before a trial */
+#define PACE_S 0.12 /* of prompts that are timed before a trial */
 #define PACE_MIN 0.5
 #define PACE_MAX 8.0
 #define GENERATION_SD 0.15 /* of one item's ROUGE-1 between runs: below its standard error a score says nothing */
@@ -38,6 +38,7 @@ typedef struct trial {
     size_t n_history, n_val, n_test;
     uint32_t seq_max;
     ew_prompter *plain;        /* without retrieval */
+    ew_session *session;       /* that timed the pace; the untouched model is scored in it */
     ew_prompter *method;       /* as the method wants it; the same as plain without retrieval */
     ew_tokens tokens;          /* of all examples, one after the other */
     ew_tune_example *examples; /* history, then val */
@@ -58,6 +59,7 @@ static void trial_release(trial *t)
         ew_prompter_free(&t->method);
     }
     ew_prompter_free(&t->plain);
+    ew_session_free(&t->session);
     ew_tokens_release(&t->tokens);
     ew_free(t->examples);
     ew_items_release(&t->items);
@@ -328,21 +330,20 @@ static const char *dtype_of(const trial *t, char dst[static EW_VARIANT_SIZE])
  * rates say of them. The first one reads the weights in and does not count. */
 static ew_status measure_pace(trial *t, const char *dtype, double *ret_pace, ew_error *reterr)
 {
-    EW_AUTO(ew_session) s = NULL;
     EW_AUTO_TOKENS ids = {0};
     ew_cost_work work = {0};
     double squares = 0;
     double seconds = 0;
     ew_cost_ram_opt ram = ram_opt(t);
     ew_session_opt opt = ew_cost_session(&ram);
-    EW_TRY(ew_session_new(t->model, &opt, &s, reterr));
+    EW_TRY(ew_session_new(t->model, &opt, &t->session, reterr));
     for (size_t i = 0; i <= t->n_test && (i < 2 || seconds < PACE_S); i++) {
         const ew_item *item = &t->test[i > 0 ? i - 1 : 0];
         ids.n = 0;
         EW_TRY(ew_prompter_prompt(t->plain, item->input, item->order, &ids, reterr));
-        ew_session_reset(s);
+        ew_session_reset(t->session);
         uint64_t begin = ew_mono_ns();
-        EW_TRY(ew_session_eval(s, ids.id, ids.n, NULL, reterr));
+        EW_TRY(ew_session_eval(t->session, ids.id, ids.n, NULL, reterr));
         if (i > 0) {
             seconds += (double)(ew_mono_ns() - begin) * 1e-9;
             work.prefill_tok += (double)ids.n;
@@ -425,7 +426,13 @@ static ew_status score_pair(trial *t, ew_prompter *prompter, const ew_hooks *hoo
     ew_cost_ram_opt ram = ram_opt(t);
     ew_session_opt opt = ew_cost_session(&ram);
     opt.hooks = hooks;
-    EW_TRY(ew_session_new(t->model, &opt, &s, reterr));
+    if (hooks == NULL) {
+        s = t->session;
+        t->session = NULL;
+    }
+    if (s == NULL) {
+        EW_TRY(ew_session_new(t->model, &opt, &s, reterr));
+    }
     EW_TRY(ew_score_items(s, t->task, prompter, t->val, t->n_val, &t->env->progress, &ret->val, reterr));
     EW_TRY(ew_score_items(s, t->task, prompter, t->test, t->n_test, &t->env->progress, &ret->test, reterr));
     ret->seconds = (double)(ew_mono_ns() - begin) * 1e-9;
