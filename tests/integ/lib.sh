@@ -44,6 +44,10 @@ cleanup() {
     done
     for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null; done
+    if [ -n "$san" ] && grep -El 'ERROR: (Address|Leak|Thread)Sanitizer|runtime error:' "$tmp"/*.log; then
+        echo "FAILED: a sanitizer found something"
+        status=1
+    fi
     if [ "$status" != 0 ] && [ "$status" != 77 ]; then
         for log in "$tmp"/*.log; do
             [ -s "$log" ] && echo "---- ${log##*/}" && tail -n "${EW_LOG_LINES:-25}" "$log"
