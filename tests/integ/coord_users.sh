@@ -46,9 +46,12 @@ done
 as $signer cat "$tmp/co/tls/server.key" >/dev/null 2>&1 && fail "the signer's user reads the coordinator's key"
 
 mkfifo "$tmp/endpoint"
-as $signer "$tmp/bin/edgewise-signer" run --dir "$tmp/co/signer" --allow-users $coordinator 2>"$tmp/signer.log" &
+# With exec, so that the pid is the daemon's own.
+(exec setpriv --reuid=$signer --regid=$signer --clear-groups "$tmp/bin/edgewise-signer" run --dir "$tmp/co/signer" \
+    --allow-users $coordinator >"$tmp/signer.log" 2>&1) &
 pids+=($!)
-as $coordinator "$tmp/bin/edgewise-coordinator" run --dir "$tmp/co" --listen 127.0.0.1:0 >"$tmp/endpoint" 2>"$tmp/coordinator.log" &
+(exec setpriv --reuid=$coordinator --regid=$coordinator --clear-groups "$tmp/bin/edgewise-coordinator" run \
+    --dir "$tmp/co" --listen 127.0.0.1:0 >"$tmp/endpoint" 2>"$tmp/coordinator.log") &
 pids+=($!)
 read -r -t 60 endpoint <"$tmp/endpoint" || fail "the coordinator does not listen"
 echo "listening on $endpoint"
