@@ -45,11 +45,13 @@ ew_status ew_agent_app_verb(const ew_agent_app *app, const ew_agent_local *o, co
     if (st == EW_EREMOTE && reterr != NULL && *ret_result == NULL) {
         ew_error here = EW_ERROR_INIT;
         ew_status local = verb_here(app, o, request, &view, ret_result, &here);
-        /* The agent ended in the middle: its own words say more than the lock's. */
-        if (local != EW_OK && local != EW_ECONFLICT) {
-            return ew_fail(reterr, local, "%s", here.msg);
+        if (local == EW_ECONFLICT) {
+            return ew_fail(reterr, EW_EREMOTE,
+                           "the agent that works in %s does not answer: it is starting, or another command is at work "
+                           "there. HINT: try again in a few seconds",
+                           o->dir);
         }
-        return local == EW_OK ? EW_OK : st;
+        return local == EW_OK ? EW_OK : ew_fail(reterr, local, "%s", here.msg);
     }
     return st;
 }

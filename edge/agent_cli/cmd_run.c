@@ -11,6 +11,9 @@
 #include "sys/signal.h"
 #include "sys/term.h"
 
+#define OPEN_TRIES 40
+#define OPEN_WAIT_MS 250
+
 typedef struct run_conf {
     char *dir, *log, *device_class, *capture;
     uint64_t memory_limit;
@@ -70,6 +73,19 @@ static void notify(const ew_agent_app *app, const char *state)
     }
 }
 
+/* A command that came just before may hold the directory for a few seconds. */
+static ew_status open_when_free(const ew_agent_opt *opt, const ew_progress *progress, ew_agent **ret_agent,
+                                ew_error *reterr)
+{
+    ew_status st = ew_agent_open(opt, progress, ret_agent, reterr);
+    for (int tries = 0; st == EW_ECONFLICT && tries < OPEN_TRIES && !ew_signal_stop(); tries++) {
+        struct pollfd p = {.fd = ew_signal_fd(), .events = POLLIN};
+        (void)poll(&p, 1, OPEN_WAIT_MS);
+        st = ew_agent_open(opt, progress, ret_agent, reterr);
+    }
+    return st;
+}
+
 static ew_status serve(const ew_agent_app *app, const run_conf *conf, ew_error *reterr)
 {
     EW_AUTO(ew_agent) a = NULL;
@@ -87,7 +103,7 @@ static ew_status serve(const ew_agent_app *app, const run_conf *conf, ew_error *
                               .keepalive_ms = (uint32_t)conf->keepalive_ms,
                               .backoff_cap_ms = (uint32_t)conf->backoff_cap_ms,
                               .capture = conf->capture[0] != '\0' ? conf->capture : NULL};
-    EW_TRY(ew_agent_open(&opt, ew_term_progress_get(bar), &a, reterr));
+    EW_TRY(open_when_free(&opt, ew_term_progress_get(bar), &a, reterr));
     ew_agent_on_event(a, on_event, NULL);
     EW_TRY(ew_control_open(a, &control, reterr));
     EW_TRY(ew_agent_connect(a, reterr));
