@@ -74,8 +74,9 @@ int ew_cli_train_curve(int argc, char **argv, void *ctx)
     curve *c = ew_xcalloc(1, sizeof(*c));
     ew_status st = read_curve(in, c, &err);
     if (st == EW_OK) {
-        const ew_plot_series series[] = {{"training (weighted)", c->train, c->n_train, true, 1},
-                                         {"answers of held-out users", c->val, c->n_val, true, 2}};
+        const ew_plot_series series[] = {
+            {.name = "training (weighted)", .points = c->train, .n_points = c->n_train, .line = true, .style = 1},
+            {.name = "answers of held-out users", .points = c->val, .n_points = c->n_val, .line = true, .style = 2}};
         ew_plot_svg(&(ew_plot){.title = title != NULL ? title : ew_path_base(in),
                                .x_label = "million tokens",
                                .y_label = "nats per token",
