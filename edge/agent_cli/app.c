@@ -41,17 +41,16 @@ ew_status ew_agent_app_verb(const ew_agent_app *app, const ew_agent_local *o, co
     EW_AUTO(ew_term_progress) bar = NULL;
     EW_TRY(ew_term_progress_new(stderr, label, ew_signal_stop, &bar));
     const ew_control_view view = {.progress = *ew_term_progress_get(bar), .on_text = on_text};
-    ew_status st = ew_control_call(o->dir, request, &view, ret_result, reterr);
-    if (st == EW_EREMOTE && reterr != NULL && *ret_result == NULL) {
-        ew_error here = EW_ERROR_INIT;
-        ew_status local = verb_here(app, o, request, &view, ret_result, &here);
-        if (local == EW_ECONFLICT) {
-            return ew_fail(reterr, EW_EREMOTE,
-                           "the agent that works in %s does not answer: it is starting, or another command is at work "
-                           "there. HINT: try again in a few seconds",
-                           o->dir);
-        }
-        return local == EW_OK ? EW_OK : ew_fail(reterr, local, "%s", here.msg);
+    if (ew_control_answers(o->dir)) {
+        return ew_control_call(o->dir, request, &view, ret_result, reterr);
     }
-    return st;
+    ew_error here = EW_ERROR_INIT;
+    ew_status st = verb_here(app, o, request, &view, ret_result, &here);
+    if (st == EW_ECONFLICT) {
+        return ew_fail(reterr, EW_EREMOTE,
+                       "the agent that works in %s does not answer: it is starting, or another command is at work "
+                       "there. HINT: try again in a few seconds",
+                       o->dir);
+    }
+    return st == EW_OK ? EW_OK : ew_fail(reterr, st, "%s", here.msg);
 }

@@ -370,6 +370,18 @@ static ew_status take_line(const char *line, size_t size, const ew_control_view 
     return EW_OK;
 }
 
+bool ew_control_answers(const char *dir)
+{
+    char path[EW_HOME_PATH_MAX];
+    int fd = -1;
+    (void)snprintf(path, sizeof(path), "%.900s/agent.sock", dir);
+    if (ew_unix_connect(path, &fd, NULL) != EW_OK) {
+        return false;
+    }
+    (void)close(fd);
+    return true;
+}
+
 ew_status ew_control_call(const char *dir, const json_t *request, const ew_control_view *view, json_t **ret_result,
                           ew_error *reterr)
 {

@@ -30,6 +30,8 @@ typedef struct ew_control_view {
 /* Runs a verb in this process. *ret_result is the value of "ok". EW_EINVAL for an unknown verb or option. */
 ew_status ew_control_run(ew_agent *a, const json_t *request, const ew_control_view *view, json_t **ret_result,
                          ew_error *reterr) EW_MUST_CHECK;
+/* True when an agent runs in dir and takes requests. */
+bool ew_control_answers(const char *dir);
 /* Asks the agent that runs in dir. EW_EREMOTE when none does. Progress saying stop ends the connection: the agent stops the verb. */
 ew_status ew_control_call(const char *dir, const json_t *request, const ew_control_view *view, json_t **ret_result,
                           ew_error *reterr) EW_MUST_CHECK;

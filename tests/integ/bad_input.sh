@@ -216,7 +216,7 @@ done
 check "the database never was full" test "$full" != 0
 check "a full database: status $full: $said" grep -Eiq 'full|space|limit' <<<"$said"
 check "a full database ended the coordinator" not dead "$coordinator"
-expect 0 . edgewise-coordinator device list --dir co
+until_ 20 "the coordinator answers" edgewise-coordinator device list --dir co
 stop "$coordinator" || fail "a full database: the coordinator ended with status $?"
 start_coordinator --set trial-lease=5s
 until_ 20 "good is connected again" is_connected good
