@@ -177,6 +177,11 @@ ew_status ew_wire_unpack(ew_span envelope, ew_span body, ew_msg *ret, ew_error *
     ew__reader r = {.body = {body.data != NULL ? body.data : "", body.size}, .owned_cap = envelope.size};
     ew_status st = read_envelope(&r, (const Edgewise__V1__Envelope *)pb, ret, reterr);
     ew__pb_free(pb);
+    if (st == EW_OK && h.payload != (uint32_t)ret->type) {
+        /* Routed by the one, read as the other: no sender of ours does that. */
+        st = ew_fail(reterr, EW_ECORRUPT, "envelope with two payloads, fields %u and %u", (unsigned)ret->type,
+                     h.payload);
+    }
     if (st != EW_OK) {
         ew_free(r.owned);
     } else {
