@@ -75,10 +75,14 @@ static ew_status start(const char *self, child *c, ew_error *reterr)
     return EW_OK;
 }
 
+/* A child that takes no more has ended or will: what it said and how it ended tell more than the broken pipe. */
 static ew_status send_all(int fd, const char *data, size_t size, ew_error *reterr)
 {
     while (size > 0) {
         ssize_t n = write(fd, data, size);
+        if (n < 0 && errno == EPIPE) {
+            return EW_OK;
+        }
         if (n < 0 && errno != EINTR) {
             return ew_fail_errno(reterr, errno, "the worker does not take its job");
         }
