@@ -1,9 +1,6 @@
 /* Element types of weights, with GGML's numbers, and conversion of single rows.
  *
- * A row is block_elems-sized blocks along its length. Layouts (little-endian, source: GGUF specification and ggml-common.h):
- *   Q8_0: 32 elements, 34 bytes: f16 d; i8 q[32];           x = d * q                 8.5 bits per weight
- *   Q4_0: 32 elements, 18 bytes: f16 d; u8 qs[16];          x = d * (nibble - 8)      4.5 bits per weight
- *         (low nibbles are elements 0..15, high nibbles 16..31)
+ * A row is block_elems-sized blocks along its length; blocks.h has the layouts and the formulas.
  * Types with compute = false are known by size only, so that files that hold them can be listed.
  * Locking: pure functions, callable from any thread. */
 #ifndef EW_KERN_DTYPE_H
@@ -26,12 +23,24 @@ typedef enum ew_dtype {
     EW_DTYPE_Q5_K = 13,
     EW_DTYPE_Q6_K = 14,
     EW_DTYPE_Q8_K = 15,
+    EW_DTYPE_IQ2_XXS = 16,
+    EW_DTYPE_IQ2_XS = 17,
+    EW_DTYPE_IQ3_XXS = 18,
+    EW_DTYPE_IQ1_S = 19,
+    EW_DTYPE_IQ4_NL = 20,
+    EW_DTYPE_IQ3_S = 21,
+    EW_DTYPE_IQ2_S = 22,
+    EW_DTYPE_IQ4_XS = 23,
     EW_DTYPE_I8 = 24,
     EW_DTYPE_I16 = 25,
     EW_DTYPE_I32 = 26,
     EW_DTYPE_I64 = 27,
     EW_DTYPE_F64 = 28,
-    EW_DTYPE_BF16 = 30
+    EW_DTYPE_IQ1_M = 29,
+    EW_DTYPE_BF16 = 30,
+    EW_DTYPE_TQ1_0 = 34,
+    EW_DTYPE_TQ2_0 = 35,
+    EW_DTYPE_MXFP4 = 39
 } ew_dtype;
 
 typedef struct ew_dtype_info {

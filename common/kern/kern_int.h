@@ -1,22 +1,10 @@
-/* Inside of kern: block layouts, the table of an instruction set, and the fixed tiles. */
+/* Inside of kern: the table of an instruction set, and the fixed tiles. */
 #ifndef EW_KERN_KERN_INT_H
 #define EW_KERN_KERN_INT_H
 
+#include "kern/blocks.h"
 #include "kern/kern.h"
 #include "kern/ops.h"
-
-/* Unaligned rows are normal in mapped files: the structs have alignment 1 or 2 as the GGUF data section gives at least. */
-typedef struct ew_block_q8_0 {
-    uint16_t d;   /* f16: amax / 127 */
-    int8_t q[32]; /* round(x / d) */
-} ew_block_q8_0;
-_Static_assert(sizeof(ew_block_q8_0) == 34, "Q8_0 is 8.5 bits per weight");
-
-typedef struct ew_block_q4_0 {
-    uint16_t d;    /* f16: signed extreme / -8 */
-    uint8_t q[16]; /* low nibbles: elements 0..15, high nibbles: 16..31; level - 8 */
-} ew_block_q4_0;
-_Static_assert(sizeof(ew_block_q4_0) == 18, "Q4_0 is 4.5 bits per weight");
 
 /* Activations quantised for the integer products: struct of arrays, T rows. */
 typedef struct ew_xq {
