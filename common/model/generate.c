@@ -22,13 +22,15 @@ typedef struct generation {
     const ew_generate_opt *opt;
     const ew_tokenizer *tok; /* NULL: no text */
     ew_sampler *sampler;
-    float *logits;         /* [V] */
-    ew_tok_stream stream;  /* */
-    ew_buf pending;        /* text that may still be the start of a stop string */
-    ew_buf *text;          /* the caller's, or NULL */
-    ew_tokens *ids;        /* the caller's, or NULL */
-    bool stopped;          /* a stop string came, or the callback said no */
-    ew_stop_reason reason; /* when stopped */
+    ew_speculator *speculator; /* NULL: no draft */
+    float *logits;             /* [V] */
+    size_t room;               /* tokens that the context takes after the prompt */
+    ew_tok_stream stream;      /* */
+    ew_buf pending;            /* text that may still be the start of a stop string */
+    ew_buf *text;              /* the caller's, or NULL */
+    ew_tokens *ids;            /* the caller's, or NULL */
+    bool stopped;              /* a stop string came, or the callback said no */
+    ew_stop_reason reason;     /* when stopped */
 } generation;
 
 static ew_status check_stops(const ew_generate_opt *opt, ew_error *reterr)
@@ -119,36 +121,61 @@ static bool is_end(const generation *g, int32_t id)
     return !g->opt->ignore_eog && g->tok != NULL && ew_tokenizer_is_eog(g->tok, id);
 }
 
+/* Takes a chosen token into the text. False: this was the end, stats->stop says why. */
+static bool emit(generation *g, int32_t id, ew_generate_stats *stats, ew_error *reterr, ew_status *ret_st)
+{
+    if (is_end(g, id)) {
+        stats->stop = EW_STOP_EOG;
+        return false;
+    }
+    stats->n_gen_tok++;
+    if (g->ids != NULL && ew_tokens_add(g->ids, id) != EW_OK) {
+        *ret_st = ew_fail(reterr, EW_ENOMEM, "not enough memory for the generated text");
+        return false;
+    }
+    push_text(g, id);
+    if (g->stopped) {
+        stats->stop = g->reason;
+        return false;
+    }
+    if (stats->n_gen_tok > g->room) {
+        stats->stop = EW_STOP_CONTEXT;
+        return false;
+    }
+    if (g->opt->max_tok != 0 && stats->n_gen_tok >= g->opt->max_tok) {
+        stats->stop = EW_STOP_LENGTH; /* the last token needs no evaluation */
+        return false;
+    }
+    return true;
+}
+
 static ew_status loop(generation *g, ew_generate_stats *stats, ew_error *reterr)
 {
-    uint32_t room = ew_session_n_ctx(g->s) - ew_session_pos(g->s);
-    for (;;) {
-        if (g->opt->max_tok != 0 && stats->n_gen_tok >= g->opt->max_tok) {
-            stats->stop = EW_STOP_LENGTH;
-            return EW_OK;
-        }
-        int32_t id = ew_sampler_next(g->sampler, g->logits);
-        if (is_end(g, id)) {
-            stats->stop = EW_STOP_EOG;
-            return EW_OK;
-        }
-        stats->n_gen_tok++;
-        if (g->ids != NULL && ew_tokens_add(g->ids, id) != EW_OK) {
-            return ew_fail(reterr, EW_ENOMEM, "not enough memory for the generated text");
-        }
-        push_text(g, id);
-        if (g->stopped) {
-            stats->stop = g->reason;
-            return EW_OK;
-        }
-        if (stats->n_gen_tok > room) {
-            stats->stop = EW_STOP_CONTEXT;
-            return EW_OK;
-        }
-        if (g->opt->max_tok != 0 && stats->n_gen_tok >= g->opt->max_tok) {
-            continue; /* the last token needs no evaluation */
-        }
+    ew_status st = EW_OK;
+    int32_t id = ew_sampler_next(g->sampler, g->logits);
+    while (emit(g, id, stats, reterr, &st)) {
         EW_TRY(ew_session_eval(g->s, &id, 1, g->logits, reterr));
+        id = ew_sampler_next(g->sampler, g->logits);
+    }
+    return st;
+}
+
+static ew_status loop_drafted(generation *g, ew_generate_stats *stats, ew_error *reterr)
+{
+    int32_t ids[EW_DRAFT_MAX + 1] = {ew_sampler_next(g->sampler, g->logits)};
+    size_t n = 1;
+    ew_status st = EW_OK;
+    for (;;) {
+        uint32_t pos = ew_session_pos(g->s) - (uint32_t)(n - 1); /* before ids[0] was evaluated, if it was */
+        for (size_t i = 0; i < n; i++) {
+            if (!emit(g, ids[i], stats, reterr, &st)) {
+                ew_session_rewind(g->s, pos + (uint32_t)i);
+                ew_session_rewind(g->opt->draft, EW_MIN(ew_session_pos(g->opt->draft), pos + (uint32_t)i));
+                return st;
+            }
+        }
+        size_t max = g->opt->max_tok != 0 ? g->opt->max_tok - stats->n_gen_tok : SIZE_MAX;
+        EW_TRY(ew_speculator_next(g->speculator, ids[n - 1], max, ids, &n, reterr));
     }
 }
 
@@ -162,7 +189,15 @@ static ew_status run(generation *g, const int32_t *prompt, size_t n_prompt, ew_g
     uint64_t t1 = ew_mono_ns();
     stats->n_prompt_tok = n_prompt;
     stats->prompt_s = (double)(t1 - t0) * 1e-9;
-    EW_TRY(loop(g, stats, reterr));
+    g->room = ew_session_n_ctx(g->s) - ew_session_pos(g->s);
+    if (g->opt->draft != NULL) {
+        EW_TRY(ew_session_eval(g->opt->draft, prompt, n_prompt, NULL, reterr));
+        EW_TRY(ew_speculator_new(g->s, g->opt->draft, g->sampler, g->opt->n_draft, &g->speculator, reterr));
+        EW_TRY(loop_drafted(g, stats, reterr));
+        ew_speculator_counts(g->speculator, &stats->n_drafted, &stats->n_kept);
+    } else {
+        EW_TRY(loop(g, stats, reterr));
+    }
     stats->gen_s = (double)(ew_mono_ns() - t1) * 1e-9;
     if (!g->stopped) {
         push_text(g, -1);
@@ -188,6 +223,7 @@ ew_status ew_generate(ew_session *s, const int32_t *prompt, size_t n_prompt, con
                                         : run(&g, prompt, n_prompt, &st, reterr);
     ew_free(g.logits);
     ew_buf_release(&g.pending);
+    ew_speculator_free(&g.speculator);
     ew_sampler_free(&g.sampler);
     if (status == EW_OK && stats != NULL) {
         *stats = st;

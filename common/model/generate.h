@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "model/sampler.h"
 #include "model/session.h"
+#include "model/speculative.h"
 #include "token/tokenizer.h"
 
 /* New text, as it continues the prompt (a leading space is part of it): whole UTF-8 characters that cannot belong to a stop string any more. Returns false to end the generation. */
@@ -34,18 +35,22 @@ typedef struct ew_generate_opt {
     bool ignore_eog; /* go on after an end-of-text token */
     bool special;    /* special tokens appear as text */
     ew_sampler_opt sampler;
+    ew_session
+        *draft; /* speculative decoding (speculative.h): a small model's session at the same position; NULL = none */
+    uint32_t n_draft;       /* most tokens drafted at once; 0 = EW_DRAFT_DEFAULT */
     ew_generate_fn on_text; /* NULL = no streaming */
     void *ctx;
 } ew_generate_opt;
 
 typedef struct ew_generate_stats {
     size_t n_prompt_tok, n_gen_tok;
-    double prompt_s, gen_s; /* seconds of evaluation */
+    double prompt_s, gen_s;     /* seconds of evaluation */
+    uint64_t n_drafted, n_kept; /* tokens of the draft, and how many the model kept */
     ew_stop_reason stop;
 } ew_generate_stats;
 
 /* Appends the prompt at the session's present position, then up to max_tok tokens. out_ids (NULL = not wanted) gets the generated ids
- * appended, out_text (NULL = not wanted) the text. stats may be NULL. The session is left after the last evaluated token. */
+ * appended, out_text (NULL = not wanted) the text. stats may be NULL. The session is left after the last evaluated token; a draft's too, or before it. */
 ew_status ew_generate(ew_session *s, const int32_t *prompt, size_t n_prompt, const ew_generate_opt *opt,
                       ew_tokens *out_ids, ew_buf *out_text, ew_generate_stats *stats, ew_error *reterr) EW_MUST_CHECK;
 

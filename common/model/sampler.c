@@ -23,7 +23,8 @@ struct ew_sampler {
     ew_rng rng;          /* */
     candidate *heap;     /* [n_vocab] */
     unsigned char *seen; /* [n_vocab] marks while penalising */
-    int32_t *recent;     /* ring of repeat_last_n ids */
+    int32_t *recent;     /* ring of n_ring ids */
+    size_t n_ring;       /* repeat_last_n and what may be retracted */
     size_t n_recent;     /* ids ever accepted */
 };
 
@@ -91,7 +92,8 @@ ew_status ew_sampler_new(const ew_sampler_opt *opt, uint32_t n_vocab, ew_sampler
     s->opt.repeat_penalty = opt->repeat_penalty > 0 ? opt->repeat_penalty : 1;
     s->heap = ew_calloc(n_vocab, sizeof(*s->heap));
     s->seen = ew_calloc(n_vocab, 1);
-    s->recent = ew_calloc(s->opt.repeat_last_n, sizeof(*s->recent));
+    s->n_ring = s->opt.repeat_last_n + EW_SAMPLER_RETRACT_MAX;
+    s->recent = ew_calloc(s->n_ring, sizeof(*s->recent));
     if (s->heap == NULL || s->seen == NULL || s->recent == NULL) {
         ew_sampler_free(&s);
         return ew_fail(reterr, EW_ENOMEM, "not enough memory for a sampler over %u tokens", n_vocab);
@@ -122,7 +124,7 @@ void ew_sampler_reset(ew_sampler *s)
 void ew_sampler_accept(ew_sampler *s, int32_t id)
 {
     if (id >= 0 && (uint32_t)id < s->n_vocab) {
-        s->recent[s->n_recent++ % s->opt.repeat_last_n] = id;
+        s->recent[s->n_recent++ % s->n_ring] = id;
     }
 }
 
@@ -137,17 +139,17 @@ static void fill(ew_sampler *s, const float *logits)
     if (s->opt.repeat_penalty == 1.0F) {
         return;
     }
-    size_t n = EW_MIN(s->n_recent, s->opt.repeat_last_n);
-    for (size_t i = 0; i < n; i++) {
-        int32_t id = s->recent[i];
+    size_t first = s->n_recent - EW_MIN(s->n_recent, s->opt.repeat_last_n);
+    for (size_t i = first; i < s->n_recent; i++) {
+        int32_t id = s->recent[i % s->n_ring];
         if (!s->seen[id]) {
             float *l = &s->heap[id].logit;
             *l = *l > 0 ? *l / s->opt.repeat_penalty : *l * s->opt.repeat_penalty;
             s->seen[id] = 1;
         }
     }
-    for (size_t i = 0; i < n; i++) {
-        s->seen[s->recent[i]] = 0;
+    for (size_t i = first; i < s->n_recent; i++) {
+        s->seen[s->recent[i % s->n_ring]] = 0;
     }
 }
 
@@ -197,64 +199,100 @@ static double weight(const ew_sampler *s, float logit, float max)
     return exp(((double)logit - (double)max) / (double)s->opt.temperature);
 }
 
-/* Candidate number k from the best stands at heap[n_vocab - 1 - k] once it was taken out. */
-static int32_t draw(ew_sampler *s)
+/* What the rules keep: the n best candidates, of weight mass together. Number k from the best stands at heap[n_vocab - 1 - k] once it was
+ * taken out; the first `popped` were. n == n_vocab: all of them, in any order. */
+typedef struct kept {
+    size_t n, popped;
+    double mass;
+    float max; /* the best logit; not finite: there is nothing to weigh, heap[0] is the choice */
+} kept;
+
+static const candidate *nth(ew_sampler *s, kept *k, size_t i)
+{
+    for (; k->popped <= i; k->popped++) {
+        (void)pop(s->heap, s->n_vocab - k->popped);
+    }
+    return &s->heap[s->n_vocab - 1 - i];
+}
+
+static kept choose(ew_sampler *s)
 {
     candidate *h = s->heap;
     size_t V = s->n_vocab;
     for (size_t i = V / 2; i-- > 0;) {
         sift(h, V, i);
     }
-    float max = h[0].logit;
-    if (!isfinite(max)) {
-        return h[0].id;
+    kept k = {.max = h[0].logit};
+    if (!isfinite(k.max)) {
+        return k;
     }
     size_t limit = s->opt.top_k > 0 ? EW_MIN(s->opt.top_k, V) : V;
-    size_t popped = 0;
     double total = 0;
-    if (limit < V) {
-        for (; popped < limit; popped++) {
-            total += weight(s, pop(h, V - popped).logit, max);
-        }
-    } else {
-        for (size_t i = 0; i < V; i++) {
-            total += weight(s, h[i].logit, max);
-        }
+    for (size_t i = 0; i < limit; i++) {
+        total += weight(s, limit < V ? nth(s, &k, i)->logit : h[i].logit, k.max);
     }
-    double want = s->opt.top_p > 0 && s->opt.top_p < 1 ? (double)s->opt.top_p * total : (double)INFINITY;
-    double mass = 0;
-    size_t kept = 0;
-    bool cut = s->opt.min_p > 0 || want < (double)INFINITY; /* else everything is kept, and mass = total */
-    while (cut && kept < limit && mass < want) {
-        if (kept == popped) {
-            (void)pop(h, V - popped);
-            popped++;
-        }
-        double w = weight(s, h[V - 1 - kept].logit, max);
-        if (kept > 0 && w < (double)s->opt.min_p) {
+    bool top_p = s->opt.top_p > 0 && s->opt.top_p < 1;
+    if (!top_p && !(s->opt.min_p > 0)) {
+        k.n = limit;
+        k.mass = total;
+        return k;
+    }
+    double want = top_p ? (double)s->opt.top_p * total : (double)INFINITY;
+    while (k.n < limit && k.mass < want) {
+        double w = weight(s, nth(s, &k, k.n)->logit, k.max);
+        if (k.n > 0 && w < (double)s->opt.min_p) {
             break;
         }
-        mass += w;
-        kept++;
+        k.mass += w;
+        k.n++;
     }
-    if (!cut) {
-        mass = total;
-        kept = limit;
-    }
-    double u = ew_rng_f64(&s->rng) * mass;
-    int32_t id = h[0].id;
-    for (size_t k = 0; k < kept; k++) {
-        if (k == popped) {
-            (void)pop(h, V - popped);
-            popped++;
-        }
-        id = h[V - 1 - k].id;
-        u -= weight(s, h[V - 1 - k].logit, max);
+    return k;
+}
+
+static int32_t draw(ew_sampler *s)
+{
+    kept k = choose(s);
+    double u = ew_rng_f64(&s->rng) * k.mass;
+    int32_t id = s->heap[0].id;
+    for (size_t i = 0; i < k.n; i++) {
+        const candidate *c = nth(s, &k, i);
+        id = c->id;
+        u -= weight(s, c->logit, k.max);
         if (u < 0) {
             break;
         }
     }
     return id;
+}
+
+void ew_sampler_probs(ew_sampler *s, const float *logits, float *ret_prob)
+{
+    size_t V = s->n_vocab;
+    fill(s, logits);
+    memset(ret_prob, 0, V * sizeof(float));
+    if (s->opt.temperature <= 0) {
+        ret_prob[greedy(s)] = 1;
+        return;
+    }
+    kept k = choose(s);
+    if (k.n == 0) {
+        ret_prob[s->heap[0].id] = 1;
+    }
+    for (size_t i = 0; i < k.n; i++) {
+        const candidate *c = k.n == V ? &s->heap[i] : nth(s, &k, i);
+        ret_prob[c->id] = (float)(weight(s, c->logit, k.max) / k.mass);
+    }
+}
+
+double ew_sampler_uniform(ew_sampler *s)
+{
+    return ew_rng_f64(&s->rng);
+}
+
+void ew_sampler_retract(ew_sampler *s, size_t n)
+{
+    EW_ASSERT(n <= s->n_recent && n <= EW_SAMPLER_RETRACT_MAX);
+    s->n_recent -= n;
 }
 
 int32_t ew_sampler_next(ew_sampler *s, const float *logits)

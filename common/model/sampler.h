@@ -32,6 +32,14 @@ void ew_sampler_free(ew_sampler **s);
 int32_t ew_sampler_next(ew_sampler *s, const float *logits);
 /* Tells of a token that was not chosen here (the prompt's). */
 void ew_sampler_accept(ew_sampler *s, int32_t id);
+/* The distribution that next would draw from, without drawing: ret_prob[n_vocab], 0 for what the rules drop, sum 1; greedy puts 1 on one id.
+ * Remembers nothing. With uniform and retract it serves speculative decoding (speculative.h). */
+void ew_sampler_probs(ew_sampler *s, const float *logits, float *ret_prob);
+/* The next number of the sampler's own stream, in [0, 1). */
+double ew_sampler_uniform(ew_sampler *s);
+/* Forgets the last n accepted tokens; n <= EW_SAMPLER_RETRACT_MAX and no more than were accepted since the last retraction. */
+#define EW_SAMPLER_RETRACT_MAX 64u
+void ew_sampler_retract(ew_sampler *s, size_t n);
 /* Back to the seed, recent tokens forgotten. */
 void ew_sampler_reset(ew_sampler *s);
 
