@@ -66,12 +66,21 @@ typedef struct attn_job {
 static const float *load_kv(const ew_kern *k, const ew_attention_args *a, const void *base, size_t pos, size_t n,
                             size_t head, float *to)
 {
-    size_t elem = a->kv_dtype == EW_DTYPE_F32 ? 4 : 2;
-    const uint8_t *src = (const uint8_t *)base + (pos * a->kv_row + head * a->D) * elem;
+    size_t row = 0, off = 0;
+    EW_ASSERT(ew_dtype_row_bytes(a->kv_dtype, a->kv_row, &row) && ew_dtype_row_bytes(a->kv_dtype, head * a->D, &off));
+    const uint8_t *src = (const uint8_t *)base + pos * row + off;
     for (size_t i = 0; i < n; i++) {
-        k->dequant_row(a->kv_dtype, src + i * a->kv_row * elem, to + i * a->D, a->D);
+        k->dequant_row(a->kv_dtype, src + i * row, to + i * a->D, a->D);
     }
     return to;
+}
+
+/* s = cap * tanh(scale * s / cap) */
+static void cap_row(float *s, size_t n, float scale, float cap)
+{
+    for (size_t i = 0; i < n; i++) {
+        s[i] = (float)((double)cap * tanh((double)s[i] * (double)scale / (double)cap));
+    }
 }
 
 static void attn_task(const attn_job *j, size_t head, size_t t0, size_t n_t)
@@ -79,24 +88,28 @@ static void attn_task(const attn_job *j, size_t head, size_t t0, size_t n_t)
     ew_tile *tile = &ew__work()->tile;
     const ew_attention_args *a = j->a;
     const size_t D = a->D, g = j->group, rows = n_t * g;
+    const size_t window = a->bidirectional ? 0 : a->window;
     for (size_t r = 0; r < rows; r++) {
         const float *q = a->q + ((t0 + r / g) * a->H + head * g + r % g) * D;
         memcpy(tile->q + r * D, q, D * sizeof(float));
     }
     tile_reset(rows, D);
-    size_t end = a->pos0 + t0 + n_t;
     size_t first = a->pos0 + t0;
-    size_t start = a->window != 0 && first + 1 > a->window ? first + 1 - a->window : 0;
+    size_t end = a->bidirectional ? a->pos0 + a->T : first + n_t;
+    size_t start = window != 0 && first + 1 > window ? first + 1 - window : 0;
     for (size_t p = start / BK * BK; p < end; p += BK) {
         size_t n = EW_MIN((size_t)BK, end - p);
         const float *kk = load_kv(j->k, a, a->k, p, n, head, tile->k);
         mul(j->k, rows, n, D, tile->q, D, 1, kk, 1, D, tile->s, BK, false);
         for (size_t r = 0; r < rows; r++) {
             size_t pos = first + r / g;
-            size_t from = a->window != 0 && pos + 1 > a->window ? pos + 1 - a->window : 0;
+            size_t from = window != 0 && pos + 1 > window ? pos + 1 - window : 0;
             size_t lo = from > p ? EW_MIN(n, from - p) : 0;
-            size_t hi = pos + 1 > p ? EW_MIN(n, pos + 1 - p) : 0;
-            softmax_step(j->k, r, n, lo, hi, a->scale, D);
+            size_t hi = a->bidirectional ? n : pos + 1 > p ? EW_MIN(n, pos + 1 - p) : 0;
+            if (a->softcap > 0.0f) {
+                cap_row(tile->s + r * BK + lo, hi - EW_MIN(lo, hi), a->scale, a->softcap);
+            }
+            softmax_step(j->k, r, n, lo, hi, a->softcap > 0.0f ? 1.0f : a->scale, D);
         }
         const float *vv = load_kv(j->k, a, a->v, p, n, head, tile->v);
         mul(j->k, rows, D, n, tile->s, BK, 1, vv, D, 1, tile->o, D, true);
@@ -121,7 +134,8 @@ static void attn_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
 void ew_attention(const ew_exec *e, const ew_attention_args *a)
 {
     EW_ASSERT(a->D <= D_MAX && a->K > 0 && a->H % a->K == 0 && a->H / a->K <= BQ && a->scale > 0.0f);
-    EW_ASSERT(a->kv_dtype == EW_DTYPE_F32 || a->kv_dtype == EW_DTYPE_F16);
+    EW_ASSERT(a->kv_dtype == EW_DTYPE_F32 || a->kv_dtype == EW_DTYPE_F16 ||
+              (a->kv_dtype == EW_DTYPE_Q8_0 && a->D % 32 == 0 && a->kv_row % 32 == 0));
     if (a->T == 0) {
         return;
     }

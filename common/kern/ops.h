@@ -57,20 +57,23 @@ void ew_geglu(const ew_exec *e, const float *gate, const float *up, size_t n, fl
 
 /* ---- attention ---- */
 
-/* Causal attention of T new queries over a cache that already holds their keys and values.
- * Query t (at position pos0 + t) sees positions max(0, pos0 + t - window + 1) … pos0 + t; head h uses kv-head h / (H/K).
- * out[t,h] = sum_j softmax_j(scale * q[t,h].k[j]) v[j]. No [T,T] matrix: tiles with a running maximum. */
+/* Attention of T new queries over a cache that already holds their keys and values. Causal: query t (at position pos0 + t)
+ * sees positions max(0, pos0 + t - window + 1) … pos0 + t. Bidirectional (encoders): every query sees [0, pos0 + T).
+ * Head h uses kv-head h / (H/K). out[t,h] = sum_j softmax_j(s_j) v[j] with s_j = scale * q[t,h].k[j], or
+ * softcap * tanh(scale * q.k / softcap) (Gemma 2, 2408.00118 section 2). No [T,T] matrix: tiles with a running maximum. */
 typedef struct ew_attention_args {
     const float *q;    /* [T, H*D] */
     const void *k;     /* [>= pos0+T rows, K*D] of kv_dtype */
     const void *v;     /* the same shape */
-    ew_dtype kv_dtype; /* F32 or F16 */
+    ew_dtype kv_dtype; /* F32, F16 or Q8_0 (D and kv_row multiples of 32 then) */
     size_t kv_row;     /* elements between positions; K*D when contiguous */
     size_t T, pos0;
-    size_t H, K, D; /* D <= 256 */
-    size_t window;  /* 0 = all */
-    float scale;    /* 1/sqrt(D) as a rule */
-    float *out;     /* [T, H*D], not q */
+    size_t H, K, D;     /* D <= 256, H a multiple of K */
+    size_t window;      /* 0 = all; ignored when bidirectional */
+    float scale;        /* 1/sqrt(D) as a rule; > 0 */
+    float softcap;      /* 0 = none */
+    bool bidirectional; /* every query sees every key */
+    float *out;         /* [T, H*D], not q */
 } ew_attention_args;
 void ew_attention(const ew_exec *e, const ew_attention_args *a);
 
