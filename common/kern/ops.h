@@ -19,6 +19,19 @@ void ew_rmsnorm(const ew_exec *e, const float *x, const float *w, size_t T, size
 void ew_rmsnorm_bwd(const ew_exec *e, const float *x, const float *w, const float *rstd, const float *dy, size_t T,
                     size_t C, float *dx, float *dw);
 
+typedef enum ew_norm_kind {
+    EW_NORM_RMS = 0, /* root mean square alone (Zhang & Sennrich 2019) */
+    EW_NORM_LAYER    /* mean taken away, then by the standard deviation (Ba 2016) */
+} ew_norm_kind;
+
+/* y[t] = (x[t] - mean(x[t])) / sqrt(var(x[t]) + eps) * w + b.  x, y:[T,C] (y may be x), w, b:[C], b NULL = 0. Mean and variance are
+ * taken in double. Source: Ba 2016, section 3; the variance is that of the population, as in torch. */
+void ew_layernorm(const ew_exec *e, const float *x, const float *w, const float *b, size_t T, size_t C, float eps,
+                  float *y);
+/* Every head of x:[T, n_heads*D] normalised on its own, in place. w:[D] for all heads, or [n_heads, D] when per_head. */
+void ew_head_norm(const ew_exec *e, ew_norm_kind kind, float *x, const float *w, bool per_head, size_t T,
+                  size_t n_heads, size_t D, float eps);
+
 /* ---- rotary positions ---- */
 
 typedef enum ew_rope_kind {
@@ -54,6 +67,18 @@ void ew_swiglu_bwd(const ew_exec *e, const float *gate, const float *up, const f
                    float *dup);
 /* y = gelu(gate) * up with the tanh form 0.5 a (1 + tanh(sqrt(2/pi) (a + 0.044715 a^3))); up NULL = 1. y may be gate or up. */
 void ew_geglu(const ew_exec *e, const float *gate, const float *up, size_t n, float *y);
+
+typedef enum ew_act {
+    EW_ACT_SILU = 0,  /* a / (1 + exp(-a)) */
+    EW_ACT_GELU_TANH, /* "gelu_new", "gelu_pytorch_tanh": the form of ew_geglu */
+    EW_ACT_GELU,      /* a/2 (1 + erf(a / sqrt(2))). Source: Hendrycks & Gimpel 2016 */
+    EW_ACT_RELU       /* max(a, 0) */
+} ew_act;
+
+/* y = act(gate) * up; up NULL = 1. n elements; y may be gate or up. SILU with up is ew_swiglu. */
+void ew_activate(const ew_exec *e, ew_act act, const float *gate, const float *up, size_t n, float *y);
+/* y = cap * tanh(y / cap), cap > 0. Source: Gemma 2 technical report, section 2 (logit soft-capping). */
+void ew_softcap(const ew_exec *e, float cap, size_t n, float *y);
 
 /* ---- attention ---- */
 
