@@ -16,6 +16,13 @@
 #define EW_LIMIT_LAYERS 512u
 #define EW_LIMIT_CONTEXT_TOK 1048576u
 #define EW_LIMIT_PROFILE_ITEMS 100000u
+#define EW_LIMIT_CHAT_TEMPLATE_BYTES (256u * 1024) /* the longest known is 20 KiB */
+
+/* One rendering of a chat template */
+#define EW_LIMIT_CHAT_OUTPUT_BYTES (16u * 1024 * 1024)
+#define EW_LIMIT_CHAT_MEMORY_BYTES (128u * 1024 * 1024)
+#define EW_LIMIT_CHAT_STEPS 20000000u
+#define EW_LIMIT_CHAT_DEPTH 160u /* of nested statements, expressions, calls and values together */
 
 /* Wire (WIRE.md 5.4, 5.7, 5.9) */
 #define EW_LIMIT_FRAME_BEFORE_HELLO_BYTES (16u * 1024)

@@ -408,7 +408,7 @@ static ew_status encode_text(ew__encoder *e, const char *s, size_t size, unsigne
         while (id != EW__NONE && (t->v->attr[id] & EW_PIECE_LSTRIP) != 0 && end > begin && is_blank(s[end - 1])) {
             end--;
         }
-        EW_TRY(encode_plain(e, s + begin, end - begin, begin == 0, reterr));
+        EW_TRY(encode_plain(e, s + begin, end - begin, begin == 0 && (flags & EW_ENCODE_MIDDLE) == 0, reterr));
         if (id == EW__NONE) {
             break;
         }
@@ -463,6 +463,12 @@ ew_status ew_tokenizer_encode(const ew_tokenizer *tok, const char *text, size_t 
         out->n = before;
     }
     return st;
+}
+
+int32_t ew_tokenizer_find_special(const ew_tokenizer *tok, const char *text, size_t size, size_t *at, size_t *ret_len)
+{
+    uint32_t id = ew__trie_find(&tok->special, text, size, at, ret_len);
+    return id == EW__NONE ? -1 : (int32_t)id;
 }
 
 /* Getters -------------------------------------------------------------------------------------------------------- */
