@@ -1,5 +1,5 @@
 /* Writes a GGUF of random weights in a named shape, to measure speed and memory with.
- *   make_model OUT.gguf TYPE [SHAPE]     TYPE: F16 Q8_0 Q4_0; SHAPE: tinyllama (default) or smollm135 */
+ *   make_model OUT.gguf TYPE [SHAPE]     TYPE: F16 Q8_0 Q4_0; SHAPE: tinyllama (default), smollm135 or qwen05b */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,6 +21,7 @@ typedef struct shape {
 static const shape shapes[] = {
     {"tinyllama", 2048, 32, 4, 5632, 32000, 22, 2048, false},
     {"smollm135", 576, 9, 3, 1536, 49152, 30, 2048, true},
+    {"qwen05b", 896, 14, 2, 4864, 151936, 24, 4096, true}, /* Qwen2.5-0.5B without its biases */
 };
 
 /* A SentencePiece vocabulary of control pieces, bytes and made-up words, so that other runners load the file too. */
