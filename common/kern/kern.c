@@ -10,6 +10,8 @@
 
 /* Below this many tokens, float weights are multiplied row by row instead of packed: the product is bound by memory. */
 #define ROWWISE_TOK 4
+/* Weights of a task for few tokens: some microseconds' worth of reading. */
+#define DOT_TASK_ELEMS 65536
 
 static bool can_run(const ew_kern *k)
 {
@@ -83,26 +85,36 @@ ew_mat ew_mat_rows(const ew_mat *m, size_t first, size_t n)
 
 static bool is_q(ew_dtype t)
 {
-    return t == EW_DTYPE_Q8_0 || t == EW_DTYPE_Q4_0;
+    return t != EW_DTYPE_F32 && t != EW_DTYPE_F16 && t != EW_DTYPE_BF16;
+}
+
+/* The arrays of an ew_xq, cut from scratch (NULL: only counted). */
+static size_t carve_xq(uint8_t *scratch, size_t T, size_t C, ew_xq *x)
+{
+    size_t nb = C / 32, at = EW_ALIGN_UP(T * C + 64, 64), one = EW_ALIGN_UP(T * nb * 4, 64);
+    if (scratch != NULL) {
+        *x = (ew_xq){.C = C, .q = (int8_t *)scratch};
+        memset(scratch + T * C, 0, 64);
+        x->d = (float *)(void *)(scratch + at);
+        x->c32 = (int32_t *)(void *)(scratch + at + one);
+        x->m32 = (float *)(void *)(scratch + at + 2 * one);
+        x->c16 = (int32_t *)(void *)(scratch + at + 3 * one);
+        x->m16 = (float *)(void *)(scratch + at + 5 * one);
+    }
+    return at + 7 * one;
 }
 
 size_t ew_matmul_scratch(const ew_mat *w, size_t T)
 {
-    if (!is_q(w->dtype)) {
-        return 0;
-    }
-    size_t nb = w->cols / 32;
-    return EW_ALIGN_UP(T * w->cols, 64) + 2 * EW_ALIGN_UP(T * nb * 4, 64);
+    return is_q(w->dtype) ? carve_xq(NULL, T, w->cols, NULL) : 0;
 }
 
 typedef struct q_job {
-    const ew_kern *k;
+    const ew_qkern *k;
     const float *x;
     size_t T;
-    int8_t *q;
-    float *d;
-    int32_t *corr;
     ew_xq xq;
+    bool dot;
     const ew_mat *const *w;
     float *const *y;
     size_t n;
@@ -112,38 +124,27 @@ typedef struct q_job {
 
 static void quant_rows(size_t begin, size_t end, unsigned thread, void *ctx)
 {
-    q_job *j = ctx;
+    const q_job *j = ctx;
     (void)thread;
-    size_t C = j->xq.C;
     for (size_t t = begin; t < end; t++) {
-        j->k->quant_x(j->x + t * C, C, j->q + t * C, j->d + t * (C / 32), j->corr + t * (C / 32));
+        ew_xq row = ew__xq_row(&j->xq, t);
+        j->k->quant_x(j->x + t * j->xq.C, &row);
     }
 }
 
-/* Tokens are taken in strips that stay in the second-level cache while the weights pass by. */
+/* The panel stays in the first-level cache while the tokens pass by. */
 static void panel_task(const q_job *j, const ew_mat *w, float *y, size_t f0, size_t f1)
 {
-    const ew_kern *k = j->k;
-    ew_work *work = ew__work();
+    const ew_qkern *k = j->k;
+    uint8_t *panel = ew__work()->panel;
     size_t nb = w->cols / 32;
-    for (size_t f = f0; f < f1; f += k->qrows) {
-        size_t rows = EW_MIN(k->qrows, f1 - f);
+    for (size_t f = f0; f < f1; f += k->rows) {
+        size_t rows = EW_MIN(k->rows, f1 - f);
         const uint8_t *src = (const uint8_t *)w->data + f * w->row_bytes;
-        for (size_t kb = 0; kb < nb; kb += EW_QMUL_KB) {
-            size_t n = EW_MIN((size_t)EW_QMUL_KB, nb - kb);
-            k->qpack(w->dtype, src, w->row_bytes, rows, kb, n, work->panel_w, work->panel_d);
-            k->qmul(w->dtype, work->panel_w, work->panel_d, &j->xq, kb, n, j->T, kb == 0, y + f, w->rows, rows);
-        }
-    }
-}
-
-static void dot_task(const q_job *j, const ew_mat *w, float *y, size_t f0, size_t f1)
-{
-    size_t nb = w->cols / 32;
-    for (size_t t = 0; t < j->T; t++) {
-        ew_xq x = {j->xq.q + t * w->cols, j->xq.d + t * nb, j->xq.corr + t * nb, w->cols};
-        for (size_t f = f0; f < f1; f++) {
-            y[t * w->rows + f] = j->k->qdot(w->dtype, (const uint8_t *)w->data + f * w->row_bytes, &x, nb);
+        for (size_t b = 0; b < nb; b += k->kb) {
+            size_t n = EW_MIN(k->kb, nb - b);
+            k->pack(w->dtype, src, w->row_bytes, rows, b, n, panel);
+            k->mul(w->dtype, panel, &j->xq, b, n, j->T, b == 0, y + f, w->rows, rows);
         }
     }
 }
@@ -160,8 +161,9 @@ static void q_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
         const ew_mat *w = j->w[i];
         size_t f0 = (task - j->first_task[i]) * j->rows_per_task;
         size_t f1 = EW_MIN((size_t)w->rows, f0 + j->rows_per_task);
-        if (j->k->qrows == 0 || j->T == 1) {
-            dot_task(j, w, j->y[i], f0, f1);
+        if (j->dot) {
+            const uint8_t *rows = (const uint8_t *)w->data + f0 * w->row_bytes;
+            j->k->dot(w->dtype, rows, w->row_bytes, f1 - f0, &j->xq, j->T, j->y[i] + f0, w->rows);
         } else {
             panel_task(j, w, j->y[i], f0, f1);
         }
@@ -171,16 +173,13 @@ static void q_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
 static void matmul_q(const ew_exec *e, const ew_mat *const *w, size_t n, const float *x, size_t T, float *const *y,
                      void *scratch)
 {
-    size_t C = w[0]->cols, nb = C / 32;
-    uint8_t *s = scratch;
-    q_job j = {.k = e->kern, .x = x, .T = T, .w = w, .y = y, .n = n, .rows_per_task = 64};
-    j.q = (int8_t *)s;
-    s += EW_ALIGN_UP(T * C, 64);
-    j.d = (float *)(void *)s;
-    s += EW_ALIGN_UP(T * nb * 4, 64);
-    j.corr = (int32_t *)(void *)s;
-    j.xq = (ew_xq){j.q, j.d, j.corr, C};
+    const ew_qkern *k = e->kern->q;
+    size_t C = w[0]->cols;
+    q_job j = {.k = k, .x = x, .T = T, .w = w, .y = y, .n = n};
+    (void)carve_xq(scratch, T, C, &j.xq);
     ew_par_for(e->pool, T, EW_MAX((size_t)1, 8192 / C), quant_rows, &j);
+    j.dot = k->rows == 0 || T <= k->dot_tokens;
+    j.rows_per_task = j.dot ? EW_MAX((size_t)16, DOT_TASK_ELEMS / C) : k->rows;
     for (size_t i = 0; i < n; i++) {
         j.first_task[i + 1] = j.first_task[i] + (w[i]->rows + j.rows_per_task - 1) / j.rows_per_task;
     }

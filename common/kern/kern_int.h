@@ -6,13 +6,75 @@
 #include "kern/kern.h"
 #include "kern/ops.h"
 
-/* Activations quantised for the integer products: struct of arrays, T rows. */
+/* ---- integer products ----
+ *
+ * Every quantised weight type is the same thing to the products. A row is blocks of 32 elements (b = 0 .. C/32 - 1, whatever the
+ * size of the blocks of the file), and element i of a block is
+ *     w_i = s_g q_i - m_g,   q_i an integer of -128 .. 127,   g = i / 16
+ * with s_0 = s_1 and m_0 = m_1 unless the type has groups of 16. ew__q_form says what a type has, ew__q_block gives the numbers
+ * of one block. Activations are quantised once to x_i = d x8_i, so a row of the product is
+ *     y = sum_b d_b (sum_g s_g sum_i q_i x8_i - m_g sum_i x8_i):
+ * the inner sums are exact integers (|q x8| <= 128 * 127, 32 of them), the outer one is f32.
+ *
+ * Two ways of computing it, of which kern.c takes one by the number of tokens T:
+ *   dot   few tokens: straight from the file's blocks, bound by memory;
+ *   pack + mul   many: `rows` rows of the weight are unpacked into a panel, kb blocks at a time, and all the tokens pass by it.
+ * What is in a panel is the table's own affair. */
+typedef struct ew_q_form {
+    uint8_t groups; /* scales in a block of 32: 1 or 2 */
+    bool min;       /* has m */
+    uint8_t bits;   /* of q: it lies in [lo, lo + 2^bits) ... */
+    int8_t lo;      /* ... and q - lo is what the file holds, but for IQ4_NL and IQ4_XS: levels, bits 8, lo -128 */
+} ew_q_form;
+/* Asserts that t is a quantised type that can be computed with. */
+const ew_q_form *ew__q_form(ew_dtype t);
+/* Block b (of 32 elements) of the row at `row`. s and m have two entries each, for both halves, always. Portable and slow: the
+ * reference for the unpacking of every table. */
+void ew__q_block(ew_dtype t, const uint8_t *row, size_t b, int8_t q[32], float s[2], float m[2]);
+
+/* Quantised activations, T rows: struct of arrays. q is aligned to 64 and so is every row of it when C is a multiple of 64; a row
+ * may be read up to 64 bytes past its end (into the next, or the slack that the owner adds: finite, arbitrary). */
 typedef struct ew_xq {
-    const int8_t *q;     /* [T, C] */
-    const float *d;      /* [T, C/32] scale of a block */
-    const int32_t *corr; /* [T, C/32] minus the sum of a block's q */
-    size_t C;
+    size_t C;           /* multiple of 32 */
+    int8_t *q;          /* [T, C] -127 .. 127 */
+    float *d;           /* [T, C/32] max |x| / 127 of a block */
+    int32_t *c32, *c16; /* [T, C/32], [T, C/16] -128 * sum of q over 32, over 16 */
+    float *m32, *m16;   /* [T, C/32], [T, C/16] d * sum of q over 32, over 16 */
 } ew_xq;
+/* The rows from t on. */
+static inline ew_xq ew__xq_row(const ew_xq *x, size_t t)
+{
+    size_t C = x->C, b = C / 32;
+    return (ew_xq){
+        C, x->q + t * C, x->d + t * b, x->c32 + t * b, x->c16 + 2 * t * b, x->m32 + t * b, x->m16 + 2 * t * b};
+}
+
+/* A block whose largest magnitude is not above this becomes zeros: 127 / it must be finite. */
+#define EW_XQ_TINY 0x1p-100f
+
+/* Bytes of a panel, at most (a table chooses rows and kb so that it stays below). */
+#define EW_QPANEL_BYTES 65536u
+
+typedef struct ew_qkern {
+    /* One row x[C] into the first row of *dst: q = x * (127 / max) rounded to nearest even, NaN to 0; bit for bit the same in every
+     * table. */
+    void (*quant_x)(const float *x, const ew_xq *dst);
+    /* y[t*ldy + r] = row r of w times x_t, r < rows, t < T. w is the first row, row_bytes apart, no alignment but 2; the bytes
+     * behind the last block of a row must not be read. Any rows and T; a row's result for a token depends on neither. */
+    void (*dot)(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,
+                size_t ldy);
+    size_t dot_tokens; /* kern.c calls dot up to this T, and always when rows is 0 */
+    size_t rows;       /* rows of a panel */
+    size_t kb;         /* blocks of 32 in a panel, a multiple of 8 (the K types' 256) */
+    /* Unpacks blocks [b0, b0 + n) of `rows_used` <= rows rows into panel (aligned to 64, EW_QPANEL_BYTES); w is the start of the
+     * first row; b0 is a multiple of kb, n <= kb, and a multiple of 8 for types of 256. What stands in unused rows is
+     * arbitrary but finite: mul computes it and drops it. */
+    void (*pack)(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows_used, size_t b0, size_t n, void *panel);
+    /* y[t*ldy + r] (first: =, else +=) panel times blocks [b0, b0 + n) of x_t, for t < T, r < rows_used; other y untouched. The
+     * additions of an element are in the order of b, and do not depend on T, so batches agree bit for bit. */
+    void (*mul)(ew_dtype t, const void *panel, const ew_xq *x, size_t b0, size_t n, size_t T, bool first, float *y,
+                size_t ldy, size_t rows_used);
+} ew_qkern;
 
 /* f32 product: tiles. A task is one block of C; packed panels are zero-padded. MR divides MC, NR divides NC. */
 #define EW_GEMM_MC 120
@@ -20,9 +82,6 @@ typedef struct ew_xq {
 #define EW_GEMM_KC 256
 #define EW_GEMM_MR_MAX 12
 #define EW_GEMM_NR_MAX 32
-/* Blocks of 32 along C that the integer product packs at a time. */
-#define EW_QMUL_KB 128
-#define EW_QMUL_ROWS_MAX 16
 
 /* Attention: rows of a query tile, positions of a key tile (at fixed multiples: a row's result does not depend on its batch). */
 #define EW_ATTN_BQ 96
@@ -46,8 +105,7 @@ typedef struct ew_work {
     _Alignas(64) float pack_b[EW_GEMM_KC * EW_GEMM_NC];
     _Alignas(64) float unpacked[EW_GEMM_KC * EW_GEMM_NC];
     _Alignas(64) double acc_ref[EW_GEMM_MC * EW_GEMM_NC];
-    _Alignas(64) uint8_t panel_w[EW_QMUL_KB * 32 * EW_QMUL_ROWS_MAX];
-    _Alignas(64) float panel_d[EW_QMUL_KB * EW_QMUL_ROWS_MAX];
+    _Alignas(64) uint8_t panel[EW_QPANEL_BYTES];
     ew_tile tile;
 } ew_work;
 /* This thread's; never NULL. */
@@ -85,23 +143,16 @@ struct ew_kern {
     /* y += a * x1 * x2 */
     void (*axpy_mul)(float a, const float *x1, const float *x2, size_t n, float *y);
     double (*dot_f64)(const float *a, const float *b, size_t n);
-    /* ---- integer products ---- */
-    void (*quant_x)(const float *x, size_t C, int8_t *q, float *d, int32_t *corr);
-    size_t qrows; /* weight rows in a panel; 0: the plain loops of ref */
-    /* Packs blocks [kb, kb + n) of `rows` rows of w into the panel: wp as the ISA wants it, dw[n][qrows]. */
-    void (*qpack)(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, size_t kb, size_t n, uint8_t *wp,
-                  float *dw);
-    /* y[t*ldy + r] (+)= panel * x for t < T, r < rows; first: overwrite. */
-    void (*qmul)(ew_dtype t, const uint8_t *wp, const float *dw, const ew_xq *x, size_t kb, size_t n, size_t T,
-                 bool first, float *y, size_t ldy, size_t rows);
-    /* One row against one quantised x: for decoding. */
-    float (*qdot)(ew_dtype t, const uint8_t *w, const ew_xq *x, size_t n_blocks);
+    const ew_qkern *q; /* integer products */
 };
 
 extern const ew_kern ew__kern_ref;
+extern const ew_qkern ew__qkern_ref;
 #if defined(__x86_64__)
 extern const ew_kern ew__kern_avx2;
 extern const ew_kern ew__kern_avx512;
+extern const ew_qkern ew__qkern_avx2;
+extern const ew_qkern ew__qkern_avx512;
 #endif
 
 void ew__dequant_row_ref(ew_dtype t, const void *src, float *dst, size_t n);

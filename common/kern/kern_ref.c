@@ -1,5 +1,5 @@
 /* The reference table: plain C, sums in double, no contraction. What the fast tables are tested against, and what runs where
- * equal bits on every machine matter more than speed. gemm.c and qmul.c hold its products. */
+ * equal bits on every machine matter more than speed. gemm.c and qform.c hold its products. */
 #include <math.h>
 #include <string.h>
 
@@ -175,53 +175,6 @@ static void axpy_mul_ref(float a, const float *x1, const float *x2, size_t n, fl
     }
 }
 
-/* Exactly ggml's quantize_row_q8_0_ref, with the scale rounded to f16 as the block would hold it. */
-static void quant_x_ref(const float *x, size_t C, int8_t *q, float *d, int32_t *corr)
-{
-    for (size_t b = 0; b < C / 32; b++) {
-        ew_block_q8_0 block;
-        ew_quant_row(EW_DTYPE_Q8_0, x + 32 * b, &block, 32);
-        memcpy(q + 32 * b, block.q, 32);
-        d[b] = ew_f16_to_f32(block.d);
-        int32_t s = 0;
-        for (size_t i = 0; i < 32; i++) {
-            s += block.q[i];
-        }
-        corr[b] = -s;
-    }
-}
-
-static int32_t block_dot(ew_dtype t, const uint8_t *w, const int8_t *x, float *d)
-{
-    int32_t s = 0;
-    if (t == EW_DTYPE_Q8_0) {
-        const ew_block_q8_0 *b = (const void *)w;
-        for (size_t i = 0; i < 32; i++) {
-            s += b->q[i] * x[i];
-        }
-        *d = ew_f16_to_f32(b->d);
-    } else {
-        const ew_block_q4_0 *b = (const void *)w;
-        for (size_t i = 0; i < 16; i++) {
-            s += ((b->q[i] & 15) - 8) * x[i] + ((b->q[i] >> 4) - 8) * x[i + 16];
-        }
-        *d = ew_f16_to_f32(b->d);
-    }
-    return s;
-}
-
-static float qdot_ref(ew_dtype t, const uint8_t *w, const ew_xq *x, size_t n_blocks)
-{
-    size_t bytes = ew_dtype_get(t)->block_bytes;
-    double sum = 0.0;
-    for (size_t b = 0; b < n_blocks; b++) {
-        float d;
-        int32_t s = block_dot(t, w + b * bytes, x->q + 32 * b, &d);
-        sum += (double)d * (double)x->d[b] * (double)s;
-    }
-    return (float)sum;
-}
-
 const ew_kern ew__kern_ref = {
     .name = "ref",
     .gemm_pack = pack_ref,
@@ -243,6 +196,5 @@ const ew_kern ew__kern_ref = {
     .mul = mul_ref,
     .axpy_mul = axpy_mul_ref,
     .dot_f64 = dot_f64_ref,
-    .quant_x = quant_x_ref,
-    .qdot = qdot_ref,
+    .q = &ew__qkern_ref,
 };

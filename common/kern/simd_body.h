@@ -393,39 +393,3 @@ static void s_dequant_row(ew_dtype t, const void *src, float *dst, size_t n)
         ew__dequant_row_ref(t, src, dst, n);
     }
 }
-
-/* Bit for bit quantize_row_q8_0_ref: round half away from zero as roundf does, scale through f16. */
-static void s_quant_x(const float *x, size_t C, int8_t *q, float *d, int32_t *corr)
-{
-    const __m256 sign = _mm256_set1_ps(-0.0f), almost_half = _mm256_set1_ps(0.49999997f);
-    for (size_t b = 0; b < C / 32; b++, x += 32, q += 32) {
-        __m256 v[4], a = _mm256_setzero_ps();
-        for (int i = 0; i < 4; i++) {
-            v[i] = _mm256_loadu_ps(x + 8 * i);
-            a = _mm256_max_ps(_mm256_andnot_ps(sign, v[i]), a);
-        }
-        __m128 h = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-        h = _mm_max_ps(h, _mm_movehl_ps(h, h));
-        h = _mm_max_ss(h, _mm_movehdup_ps(h));
-        float dd = _mm_cvtss_f32(h) / 127.0f;
-        __m256 id = _mm256_set1_ps(dd != 0.0f ? 1.0f / dd : 0.0f);
-        __m256i n[4], sum = _mm256_setzero_si256();
-        for (int i = 0; i < 4; i++) {
-            __m256 y = _mm256_mul_ps(v[i], id);
-            y = _mm256_and_ps(y, _mm256_cmp_ps(y, y, _CMP_ORD_Q)); /* NaN becomes 0 */
-            y = _mm256_min_ps(_mm256_max_ps(y, _mm256_set1_ps(-127.0f)), _mm256_set1_ps(127.0f));
-            y = _mm256_add_ps(y, _mm256_or_ps(_mm256_and_ps(y, sign), almost_half));
-            n[i] = _mm256_cvttps_epi32(y);
-            sum = _mm256_add_epi32(sum, n[i]);
-        }
-        __m256i lo = _mm256_packs_epi32(n[0], n[1]), hi = _mm256_packs_epi32(n[2], n[3]);
-        __m256i bytes = _mm256_packs_epi16(lo, hi);
-        bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        _mm256_storeu_si256((__m256i *)(void *)q, bytes);
-        d[b] = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtps_ph(_mm_set_ss(dd), 0)));
-        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-        corr[b] = -_mm_cvtsi128_si32(s);
-    }
-}
