@@ -59,15 +59,31 @@ static void pack_wt(const gemm_job *job, size_t k0, size_t kc, size_t j0, size_t
     job->k->gemm_pack(work->unpacked, kc, 1, cols, kc, width, dst);
 }
 
+/* Elements [j0, j0 + n) of a row, which need not begin or end with a block. */
+static void dequant_part(const gemm_job *job, const uint8_t *row, size_t j0, size_t n, float *dst)
+{
+    const ew_dtype_info *info = ew_dtype_get(job->w->dtype);
+    size_t len = info->block_elems;
+    if (j0 % len == 0 && n % len == 0) {
+        job->k->dequant_row(job->w->dtype, row + j0 / len * info->block_bytes, dst, n);
+        return;
+    }
+    for (size_t b = j0 / len; b * len < j0 + n; b++) {
+        float block[256];
+        EW_DASSERT(len <= EW_COUNT(block));
+        size_t from = EW_MAX(j0, b * len), to = EW_MIN(j0 + n, (b + 1) * len);
+        job->k->dequant_row(job->w->dtype, row + b * info->block_bytes, block, len);
+        memcpy(dst + (from - j0), block + (from - b * len), (to - from) * sizeof(float));
+    }
+}
+
 static void unpack_w(const gemm_job *job, size_t k0, size_t kc, size_t j0, size_t nb)
 {
     ew_work *work = ew__work();
     const ew_mat *w = job->w;
-    const ew_dtype_info *info = ew_dtype_get(w->dtype);
-    size_t skip = j0 / info->block_elems * info->block_bytes;
     for (size_t i = 0; i < kc; i++) {
-        const uint8_t *row = (const uint8_t *)w->data + (k0 + i) * w->row_bytes + skip;
-        job->k->dequant_row(w->dtype, row, work->unpacked + i * NC, nb);
+        const uint8_t *row = (const uint8_t *)w->data + (k0 + i) * w->row_bytes;
+        dequant_part(job, row, j0, nb, work->unpacked + i * NC);
     }
 }
 

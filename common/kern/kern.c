@@ -218,7 +218,7 @@ static void row_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
 
 static bool rowwise(const ew_exec *e, const ew_mat *w, size_t T)
 {
-    return e->kern->gemm_micro != NULL && T < ROWWISE_TOK && w->dtype != EW_DTYPE_BF16;
+    return e->kern->gemm_micro != NULL && T < ROWWISE_TOK && (w->dtype == EW_DTYPE_F32 || w->dtype == EW_DTYPE_F16);
 }
 
 void ew_matmul(const ew_exec *e, const ew_mat *w, const float *x, size_t T, float *y, void *scratch)
