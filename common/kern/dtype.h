@@ -1,7 +1,11 @@
 /* Element types of weights, with GGML's numbers, and conversion of single rows.
  *
- * A row is block_elems-sized blocks along its length; blocks.h has the layouts and the formulas.
- * Types with compute = false are known by size only, so that files that hold them can be listed.
+ * A row is block_elems-sized blocks along its length; blocks.h has the layouts and the formulas. What a type costs and loses, for
+ * normal weights of variance 1 (root mean square of the error; tests/unit/kern/test_quant.c holds these as budgets):
+ *   bits 32   16     16    8.5    6.56   5.5    6      5.5    4.5    4.5     4.25    5      4.5    3.44   2.63
+ *        F32  F16    BF16  Q8_0   Q6_K   Q5_K   Q5_1   Q5_0   Q4_K   IQ4_NL  IQ4_XS  Q4_1   Q4_0   Q3_K   Q2_K
+ *        0    .0002  .0017 .0054  .0177  .0361  .0379  .0427  .0714  .0762   .0768   .0782  .0859  .151   .296
+ * Types with compute = false are known by size only, so that files that hold them can be listed and refused by name.
  * Locking: pure functions, callable from any thread. */
 #ifndef EW_KERN_DTYPE_H
 #define EW_KERN_DTYPE_H
@@ -60,9 +64,12 @@ const char *ew_dtype_name(ew_dtype t);
 /* Bytes of n_elems elements; false: unknown type, n_elems no multiple of the block, overflow. *ret untouched then. */
 bool ew_dtype_row_bytes(ew_dtype t, size_t n_elems, size_t *ret) EW_MUST_CHECK;
 
-/* n elements; n is a multiple of the block and t has compute (assertion). src and dst do not overlap. */
+/* n elements; n is a multiple of the block and t has compute (assertion). src and dst do not overlap; src of a quantised type is
+ * aligned to 2. Bit for bit ggml's dequantize_row_*. */
 void ew_dequant_row(ew_dtype t, const void *src, float *dst, size_t n);
-/* Round to nearest, bit for bit ggml's quantize_row_*_ref. t has quantize. NaN becomes 0 in the Q types. */
+/* t has quantize, dst as src above. Bit for bit what llama-quantize writes without an importance matrix (Q2_K to Q6_K and IQ4_*
+ * search for the scales; the others round to nearest). NaN becomes 0 in the Q types; a value whose block would need a step beyond
+ * f16 (about 65504 times the levels) reads back as infinite or NaN: check where input is hostile. */
 void ew_quant_row(ew_dtype t, const float *src, void *dst, size_t n);
 
 /* IEEE 754 binary16, round to nearest even; subnormals, infinities and NaN kept. */

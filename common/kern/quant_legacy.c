@@ -121,7 +121,7 @@ static float levels_above_min(const float x[32], int top, uint8_t level[32], flo
     float d = (max - min) / (float)top;
     float id = d != 0.0f ? 1.0f / d : 0.0f;
     for (size_t j = 0; j < 32; j++) {
-        level[j] = level_of((x[j] - min) * id + 0.5f, (float)top);
+        level[j] = level_of((ew__finite_or_0(x[j]) - min) * id + 0.5f, (float)top);
     }
     *ret_min = min;
     return d;
