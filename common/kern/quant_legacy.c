@@ -105,7 +105,7 @@ static float levels_signed(const float x[32], int half, uint8_t level[32])
     float d = signed_extreme(x) / (float)-half;
     float id = d != 0.0f ? 1.0f / d : 0.0f;
     for (size_t j = 0; j < 32; j++) {
-        level[j] = level_of(x[j] * id + ((float)half + 0.5f), (float)(2 * half - 1));
+        level[j] = level_of(ew__finite_or_0(x[j] * id) + ((float)half + 0.5f), (float)(2 * half - 1));
     }
     return d;
 }
