@@ -1,6 +1,14 @@
 /* Set-up that the commands share. */
 #include "cli/app.h"
 
+#include <stdio.h>
+
+#include "base/str.h"
+#include "sys/proc.h"
+
+#define EW_SESSION_CTX_DEFAULT 4096u /* as session.h says */
+#define N_CTX_USEFUL 32u             /* a context is not shrunk below this */
+
 ew_status ew_cli_compute_open(const ew_cli_app *app, int64_t threads, const char *kernel, ew_cli_compute *ret_compute,
                               ew_error *reterr)
 {
@@ -20,4 +28,69 @@ ew_status ew_cli_compute_open(const ew_cli_app *app, int64_t threads, const char
 void ew_cli_compute_release(ew_cli_compute *c)
 {
     ew_pool_free(&c->pool);
+}
+
+static ew_status session_bytes(const ew_model *m, const ew_session_opt *opt, uint32_t n_ctx, uint64_t *ret,
+                               ew_error *reterr)
+{
+    ew_memory_plan plan;
+    ew_session_opt o = *opt;
+    o.n_ctx = n_ctx;
+    EW_TRY(ew_session_memory(m, &o, &plan, reterr));
+    *ret = plan.kv_bytes + plan.workspace_bytes;
+    return EW_OK;
+}
+
+/* The largest context up to n_ctx whose session takes at most `room`; 0 = none. */
+static ew_status largest_context(const ew_model *m, const ew_session_opt *opt, uint32_t n_ctx, uint64_t room,
+                                 uint32_t *ret, ew_error *reterr)
+{
+    uint32_t lo = 0;
+    while (lo < n_ctx) {
+        uint32_t mid = lo + (n_ctx - lo + 1) / 2;
+        uint64_t need;
+        EW_TRY(session_bytes(m, opt, mid, &need, reterr));
+        if (need <= room) {
+            lo = mid;
+        } else {
+            n_ctx = mid - 1;
+        }
+    }
+    *ret = lo;
+    return EW_OK;
+}
+
+ew_status ew_cli_session_open(const ew_model *m, const ew_session_opt *opt, uint64_t limit, bool n_ctx_given,
+                              ew_session **ret_session, ew_error *reterr)
+{
+    if (limit == 0) {
+        return ew_session_new(m, opt, ret_session, reterr);
+    }
+    char b1[32];
+    char b2[32];
+    ew_proc_mem mem = {0};
+    EW_TRY(ew_proc_mem_read(&mem, reterr));
+    uint64_t taken = ew_model_weights_bytes(m) + mem.anon_bytes;
+    uint64_t room = limit > taken ? limit - taken : 0;
+    uint32_t wanted = opt->n_ctx != 0 ? opt->n_ctx : EW_MIN(ew_model_config_of(m)->n_ctx_train, EW_SESSION_CTX_DEFAULT);
+    uint32_t fits;
+    EW_TRY(largest_context(m, opt, wanted, room, &fits, reterr));
+    if (fits < EW_MIN(wanted, N_CTX_USEFUL)) {
+        return ew_fail(reterr, EW_ELIMIT,
+                       "the model does not fit into %s: weights and tables take %s. HINT: quantize it further "
+                       "(edgewise model quantize) or allow more memory",
+                       ew_str_bytes(b1, sizeof(b1), limit), ew_str_bytes(b2, sizeof(b2), taken));
+    }
+    if (fits < wanted && n_ctx_given) {
+        return ew_fail(reterr, EW_ELIMIT,
+                       "a context of %u tokens does not fit into %s beside the weights of %s. HINT: --ctx %u fits",
+                       wanted, ew_str_bytes(b1, sizeof(b1), limit), ew_str_bytes(b2, sizeof(b2), taken), fits);
+    }
+    ew_session_opt o = *opt;
+    o.n_ctx = fits;
+    if (fits < wanted) {
+        (void)fprintf(stderr, "edgewise: the context is %u tokens instead of %u, to stay under %s\n", fits, wanted,
+                      ew_str_bytes(b1, sizeof(b1), limit));
+    }
+    return ew_session_new(m, &o, ret_session, reterr);
 }

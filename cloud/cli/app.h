@@ -5,6 +5,7 @@
 #include "base/base.h"
 #include "base/status.h"
 #include "kern/kern.h"
+#include "model/session.h"
 #include "sys/pool.h"
 
 #define EW_CLI_PROG "edgewise"
@@ -24,5 +25,11 @@ ew_status ew_cli_compute_open(const ew_cli_app *app, int64_t threads, const char
                               ew_error *reterr) EW_MUST_CHECK;
 void ew_cli_compute_release(ew_cli_compute *c);
 #define EW_AUTO_COMPUTE EW_CLEANUP(ew_cli_compute_release) ew_cli_compute
+
+/* A session under a limit on everything that a command keeps in memory: weights, cache, workspace and what this process has already.
+ * limit 0 = none. A context that does not fit is refused when the user asked for it (n_ctx_given), with the largest that would do; else it is
+ * shrunk to that, and a line on stderr says so. EW_ELIMIT when not even a small one fits. */
+ew_status ew_cli_session_open(const ew_model *m, const ew_session_opt *opt, uint64_t limit, bool n_ctx_given,
+                              ew_session **ret_session, ew_error *reterr) EW_MUST_CHECK;
 
 #endif

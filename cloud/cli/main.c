@@ -15,6 +15,7 @@ static const ew_cli_command model_commands[] = {
     {"info", "MODEL", "what a model is: shape, types, tokenizer, memory", .run = ew_cli_model_info},
     {"generate", "MODEL PROMPT", "continue a text", .run = ew_cli_model_generate},
     {"bench", "MODEL", "tokens per second of prompt and generation", .run = ew_cli_model_bench},
+    {"eval", "MODEL TEXT", "perplexity of a text, as llama.cpp counts it", .run = ew_cli_model_eval},
     {"logits", "MODEL TEXT", "what the model expects next", .run = ew_cli_model_logits},
     {"tokenize", "MODEL TEXT", "the token ids of a text, or the text of ids", .run = ew_cli_model_tokenize},
     {"quantize", "MODEL OUT --type TYPE", "write a model as GGUF in another type", .run = ew_cli_model_quantize},

@@ -9,6 +9,7 @@ int ew_cli_model_tokenize(int argc, char **argv, void *ctx);
 int ew_cli_model_logits(int argc, char **argv, void *ctx);
 int ew_cli_model_quantize(int argc, char **argv, void *ctx);
 int ew_cli_model_generate(int argc, char **argv, void *ctx);
+int ew_cli_model_eval(int argc, char **argv, void *ctx);
 int ew_cli_model_bench(int argc, char **argv, void *ctx);
 
 #endif

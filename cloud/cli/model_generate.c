@@ -20,8 +20,8 @@
 /* ---- generate ---- */
 
 typedef struct generate_args {
-    char *path, *prompt, *file, *kernel;
-    int64_t max_tok, top_k, seed, n_ctx, threads;
+    char *path, *prompt, *file, *kernel, *draft;
+    int64_t n_draft, max_tok, top_k, seed, n_ctx, threads;
     double temperature, top_p, min_p, penalty;
     uint64_t memory_limit;
     ew_cli_strings stop;
@@ -49,7 +49,11 @@ static int generate_parse(int argc, char **argv, generate_args *a)
         {"ctx", 'c', "N", EW_CLI_I64, &a->n_ctx, .help = "context in tokens (default: the model's, at most 4096)",
          .min = 1, .max = 1048576},
         {"memory-limit", 0, "BYTES", EW_CLI_BYTES, &a->memory_limit,
-         .help = "refuse a context that needs more (64M, 1.5G)"},
+         .help = "stay under BYTES in all (64M, 1.5G): shrinks the context, or refuses"},
+        {"draft", 0, "MODEL", EW_CLI_STRING, &a->draft,
+         .help = "a small model of the same vocabulary drafts tokens that the model checks"},
+        {"draft-tokens", 0, "N", EW_CLI_I64, &a->n_draft, .help = "most tokens drafted at once (default 4)", .min = 1,
+         .max = EW_DRAFT_MAX},
         {"kernel", 0, "NAME", EW_CLI_STRING, &a->kernel, .help = "ref, avx2, avx512 (default: the best)"},
         {"threads", 't', "N", EW_CLI_I64, &a->threads, .help = "default: all cores", .min = 1, .max = 256},
         {"kv-f32", 0, NULL, EW_CLI_FLAG, &a->kv_f32, .help = "cache keys and values in f32 instead of f16"},
@@ -100,9 +104,10 @@ static ew_status generate_json(const ew_buf *text, const ew_tokens *ids, const e
     for (size_t i = 0; i < ids->n; i++) {
         (void)json_array_append_new(list, json_integer(ids->id[i]));
     }
-    EW_AUTO_JSON j = json_pack("{s:s# s:O s:I s:f s:f s:s}", "text", ew_buf_str(text), (int)text->size, "ids", list,
-                               "prompt_tokens", (json_int_t)st->n_prompt_tok, "prompt_seconds", st->prompt_s,
-                               "generate_seconds", st->gen_s, "stop", ew_stop_reason_name(st->stop));
+    EW_AUTO_JSON j = json_pack("{s:s# s:O s:I s:f s:f s:s s:I s:I}", "text", ew_buf_str(text), (int)text->size, "ids",
+                               list, "prompt_tokens", (json_int_t)st->n_prompt_tok, "prompt_seconds", st->prompt_s,
+                               "generate_seconds", st->gen_s, "stop", ew_stop_reason_name(st->stop), "drafted",
+                               (json_int_t)st->n_drafted, "kept", (json_int_t)st->n_kept);
     if (j == NULL) {
         return ew_fail(reterr, EW_EINTERNAL, "the text is not valid UTF-8");
     }
@@ -116,6 +121,10 @@ static void generate_chatter(const ew_generate_stats *st)
     (void)fprintf(stderr, "%zu prompt tokens at %.1f/s, %zu generated at %.1f/s (%s)\n", st->n_prompt_tok,
                   (double)st->n_prompt_tok / fmax(st->prompt_s, 1e-9), st->n_gen_tok,
                   (double)st->n_gen_tok / fmax(st->gen_s, 1e-9), ew_stop_reason_name(st->stop));
+    if (st->n_drafted > 0) {
+        (void)fprintf(stderr, "%llu tokens drafted, %.0f %% kept\n", (unsigned long long)st->n_drafted,
+                      100.0 * (double)st->n_kept / (double)st->n_drafted);
+    }
 }
 
 static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_error *reterr)
@@ -127,6 +136,8 @@ static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_
     EW_AUTO(ew_model) m = NULL;
     EW_AUTO_COMPUTE compute = {0};
     EW_AUTO(ew_session) s = NULL;
+    EW_AUTO(ew_model) draft_model = NULL;
+    EW_AUTO(ew_session) draft = NULL;
     EW_TRY(read_prompt(a, &prompt, reterr));
     EW_TRY(ew_model_open(a->path, NULL, &m, reterr));
     const ew_tokenizer *tok = ew_model_tokenizer(m);
@@ -136,13 +147,19 @@ static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_
     unsigned flags = EW_ENCODE_BOS | (a->special ? EW_ENCODE_SPECIAL : 0);
     EW_TRY(ew_tokenizer_encode(tok, prompt.data, prompt.size, flags, &ids, reterr));
     EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
-    ew_session_opt so = {
-        .n_ctx = (uint32_t)a->n_ctx, .exec = compute.exec, .kv_f32 = a->kv_f32, .memory_limit_bytes = a->memory_limit};
-    EW_TRY(ew_session_new(m, &so, &s, reterr));
+    ew_session_opt so = {.n_ctx = (uint32_t)a->n_ctx, .exec = compute.exec, .kv_f32 = a->kv_f32};
+    EW_TRY(ew_cli_session_open(m, &so, a->memory_limit, a->n_ctx != 0, &s, reterr));
+    if (a->draft != NULL) {
+        EW_TRY(ew_model_open(a->draft, NULL, &draft_model, reterr));
+        so.n_ctx = EW_MIN(ew_session_n_ctx(s), ew_model_config_of(draft_model)->n_ctx_train);
+        EW_TRY(ew_cli_session_open(draft_model, &so, 0, true, &draft, reterr));
+    }
     ew_generate_opt go = {.max_tok = (uint32_t)a->max_tok,
                           .stop = (const char *const *)a->stop.item,
                           .n_stop = a->stop.n,
                           .special = a->special,
+                          .draft = draft,
+                          .n_draft = (uint32_t)a->n_draft,
                           .sampler = {.temperature = (float)a->temperature,
                                       .top_k = (uint32_t)a->top_k,
                                       .top_p = (float)a->top_p,

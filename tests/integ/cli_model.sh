@@ -29,6 +29,20 @@ expect 0 'log_prob' "$ew" model logits "$golden/llama32-hf" --ids 1,5,9 --json
 expect 0 'generated at' "$ew" model generate "$golden/llama64-q8_0.gguf" 'the cat' -n 5
 expect 0 '"stop": "length"' "$ew" model generate "$golden/llama64-q8_0.gguf" 'the cat' -n 5 -T 0.7 --seed 3 --json
 expect 0 'tokens/s' "$ew" model bench "$golden/llama64-q8_0.gguf" -p 16 -n 4 -r 2 -t 1
+expect 0 'GB/s, [0-9]+ % of the read bandwidth' "$ew" model bench "$golden/llama64-q8_0.gguf" -p 16 -n 4 -r 2 -t 1
+# llama-perplexity (llama.cpp 3f545bec, 2026-08): 227.8646 +/- 25.36333 with a f32 cache
+expect 0 'perplexity 227\.[789][0-9]* ± 25\.36.* 756 tokens scored in 12 chunks of 128' \
+    "$ew" model eval "$EW_SOURCE_DIR/models/deb-tiny.gguf" "$golden/perplexity.txt" --ctx 128
+expect 0 '"chunks": 2' "$ew" model eval "$golden/llama64-q8_0.gguf" "$golden/perplexity.txt" --ctx 32 --chunks 2 --json
+expect 2 'too few for chunks' "$ew" model eval "$golden/llama64-q8_0.gguf" "$golden/ids.txt" --ctx 64
+# A draft changes nothing but the speed.
+tiny="$EW_SOURCE_DIR/models/deb-tiny.gguf"
+"$ew" model quantize "$tiny" "$tmp/draft.gguf" --type Q4_0 >/dev/null || bad=1
+"$ew" model generate "$tiny" 'Section: ' -n 60 --ctx 256 --kernel ref 2>/dev/null >"$tmp/plain"
+"$ew" model generate "$tiny" 'Section: ' -n 60 --ctx 256 --kernel ref --draft "$tmp/draft.gguf" 2>"$tmp/chatter" >"$tmp/drafted"
+cmp "$tmp/plain" "$tmp/drafted" || bad=1
+grep -Eq '^[0-9]+ tokens drafted, [0-9]+ % kept' "$tmp/chatter" || bad=1
+expect 2 'vocabulary of' "$ew" model generate "$tiny" 'a' -n 5 --draft "$golden/llama64-q8_0.gguf"
 for type in F16 Q8_0 Q4_0; do
     expect 0 "$type" "$ew" model quantize "$golden/llama32-hf" "$tmp/hf-$type.gguf" --type $type
     expect 0 "$type" "$ew" model quantize "$golden/llama32-f32.gguf" "$tmp/gguf-$type.gguf" --type $type
@@ -43,7 +57,11 @@ expect 2 'do not exist|do not run' "$ew" model bench "$golden/llama32-f16.gguf" 
 expect 1 'no tokenizer' "$ew" model generate "$golden/llama32-hf" 'the'
 expect 1 'nothing.gguf' "$ew" model info "$tmp/nothing.gguf"
 expect 2 'outside the vocabulary' "$ew" model logits "$golden/llama32-hf" --ids 1,64
-expect 1 'context of [0-9]+ tokens fits' "$ew" model generate "$golden/llama64-q8_0.gguf" 'the' --ctx 100000 --memory-limit 1M
+expect 1 'HINT: --ctx [0-9]+ fits' "$ew" model generate "$tiny" 'the' --ctx 100000 --memory-limit 24M
+taken=$("$ew" model generate "$tiny" 'the' --memory-limit 1M 2>&1 | sed -n 's/.*tables take \([0-9.]*\) MiB.*/\1/p')
+limit=$(awk "BEGIN { printf \"%d\", ($taken + 1.2) * 1048576 }")
+expect 0 'the context is [0-9]+ tokens instead of 512' "$ew" model generate "$tiny" 'the' -n 2 --memory-limit "$limit"
+expect 1 'weights and tables take' "$ew" model generate "$tiny" 'the' --memory-limit 1M
 head -c 20000 "$golden/llama64-q8_0.gguf" >"$tmp/cut.gguf"
 expect 1 'cut.gguf' "$ew" model info "$tmp/cut.gguf"
 mkdir "$tmp/none"
