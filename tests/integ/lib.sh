@@ -25,6 +25,7 @@ unset EDGEWISE_OPERATOR EW_AGENT_DIR STATE_DIRECTORY CREDENTIALS_DIRECTORY NOTIF
 # A sanitized program needs several times the memory: what is measured there is not ours.
 san=""
 grep -q __asan_init "$EW_BIN_DIR/edgewise-agent" 2>/dev/null && san=1
+[ -z "${EW_EMULATED:-}" ] || san=1 # nor is an emulator's
 slow=$((${san:+5} + 1)) # factor for time limits
 pids=()                 # of the processes that this script started and that should live
 co=$tmp/co
