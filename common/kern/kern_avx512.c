@@ -134,5 +134,5 @@ const ew_kern ew__kern_avx512 = {
     .mul = s_mul,
     .axpy_mul = s_axpy_mul,
     .dot_f64 = s_dot_f64,
-    .q = &ew__qkern_ref,
+    .q = &ew__qkern_avx512,
 };

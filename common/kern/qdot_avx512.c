@@ -1,0 +1,401 @@
+/* Rows of quantised weights against few tokens, straight from the file's blocks, with AVX-512 VNNI.
+ *
+ * A step is 256 elements of a row: four vectors of 64 unsigned codes in their natural order, and the scales (and minima) of the
+ * step's groups in one vector. vpdpbusd leaves one sum per lane of four elements; lanes are scaled by a permutation of the groups'
+ * scales times the activations' scales, and added up only at the end of the row. What the bias of the codes or the
+ * minima add is one product of the groups' scales with the sums of activations (m32, m16). */
+#include <immintrin.h>
+#include <string.h>
+
+#include "kern/kern_int.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+typedef struct step {
+    __m512i q[4];
+    __m512 s, m; /* 8 (low half) or 16 groups; m only for types with minima */
+} step;
+
+/* Fills a step from the blocks at p, and reads nothing else. */
+typedef void (*load_fn)(const uint8_t *p, step *o);
+
+INLINE __m128i load16(const uint8_t *p)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+INLINE __m256i load32(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+INLINE short half_at(const uint8_t *p)
+{
+    short h;
+    memcpy(&h, p, sizeof(h));
+    return h;
+}
+
+INLINE uint32_t u32_at(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+INLINE __m512 low8(__m256 v)
+{
+    return _mm512_zextps256_ps512(v);
+}
+
+/* f16 at eight places `stride` apart. */
+INLINE __m512 halves(const uint8_t *p, size_t stride)
+{
+    __m128i h = _mm_setr_epi16(half_at(p), half_at(p + stride), half_at(p + 2 * stride), half_at(p + 3 * stride),
+                               half_at(p + 4 * stride), half_at(p + 5 * stride), half_at(p + 6 * stride),
+                               half_at(p + 7 * stride));
+    return low8(_mm256_cvtph_ps(h));
+}
+
+INLINE __m512 half_all(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_set1_epi16(half_at(p)));
+}
+
+/* 16 bytes of nibbles at a and at b: 32 codes each. */
+INLINE __m512i nibbles_2(const uint8_t *a, const uint8_t *b)
+{
+    __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_broadcastsi128_si256(load16(a))),
+                                   _mm256_broadcastsi128_si256(load16(b)), 1);
+    const __m512i shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+    return _mm512_and_si512(_mm512_srlv_epi64(v, shift), _mm512_set1_epi8(15));
+}
+
+/* 32 bytes twice: the low halves of the shifts for the first 32 codes, the high ones for the second. */
+INLINE __m512i twice_shifted(__m256i v, int first, int second, char mask)
+{
+    const __m512i shift = _mm512_inserti64x4(_mm512_set1_epi64(first), _mm256_set1_epi64x(second), 1);
+    return _mm512_and_si512(_mm512_srlv_epi64(_mm512_broadcast_i64x4(v), shift), _mm512_set1_epi8(mask));
+}
+
+/* Adds `value` to the codes whose bit in h is set: bit `first` for the first 32, `second` for the rest. */
+INLINE __m512i add_bits(__m512i q, __m512i h, int first, int second, char value)
+{
+    const __m512i bits =
+        _mm512_inserti64x4(_mm512_set1_epi8((char)(1 << first)), _mm256_set1_epi8((char)(1 << second)), 1);
+    return _mm512_mask_add_epi8(q, _mm512_test_epi8_mask(h, bits), q, _mm512_set1_epi8(value));
+}
+
+INLINE __m512i levels(__m512i index)
+{
+    const __m512i table =
+        _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_setr_epi8(EW_IQ4_LEVELS)), _mm512_set1_epi8((char)0x80));
+    return _mm512_shuffle_epi8(table, index);
+}
+
+INLINE void load_q4_0(const uint8_t *p, step *o)
+{
+    const __m512i index = _mm512_castsi128_si512(_mm_setr_epi16(0, 9, 18, 27, 36, 45, 54, 63));
+    __m512i h = _mm512_permutex2var_epi16(_mm512_loadu_si512(p), index, _mm512_loadu_si512(p + 64));
+    o->s = low8(_mm256_cvtph_ps(_mm512_castsi512_si128(h)));
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        o->q[i] = nibbles_2(p + 36 * i + 2, p + 36 * i + 20);
+    }
+}
+
+INLINE void load_iq4_nl(const uint8_t *p, step *o)
+{
+    load_q4_0(p, o);
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        o->q[i] = levels(o->q[i]);
+    }
+}
+
+INLINE void load_q4_1(const uint8_t *p, step *o)
+{
+    o->s = halves(p, 20);
+    o->m = _mm512_sub_ps(_mm512_setzero_ps(), halves(p + 2, 20));
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        o->q[i] = nibbles_2(p + 40 * i + 4, p + 40 * i + 24);
+    }
+}
+
+/* The fifth bits of two blocks are a mask of 64 codes. */
+INLINE __m512i nibbles_5(const uint8_t *h0, const uint8_t *h1)
+{
+    __mmask64 k = (uint64_t)u32_at(h0) | (uint64_t)u32_at(h1) << 32;
+    __m512i q = nibbles_2(h0 + 4, h1 + 4);
+    return _mm512_mask_add_epi8(q, k, q, _mm512_set1_epi8(16));
+}
+
+INLINE void load_q5_0(const uint8_t *p, step *o)
+{
+    o->s = halves(p, 22);
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        o->q[i] = nibbles_5(p + 44 * i + 2, p + 44 * i + 24);
+    }
+}
+
+INLINE void load_q5_1(const uint8_t *p, step *o)
+{
+    o->s = halves(p, 24);
+    o->m = _mm512_sub_ps(_mm512_setzero_ps(), halves(p + 2, 24));
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        o->q[i] = nibbles_5(p + 48 * i + 4, p + 48 * i + 28);
+    }
+}
+
+INLINE void load_q8_0(const uint8_t *p, step *o)
+{
+    o->s = halves(p, 34);
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(load32(p + 68 * i + 2)), load32(p + 68 * i + 36), 1);
+        o->q[i] = _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
+    }
+}
+
+INLINE __m512 bytes_8(uint64_t v)
+{
+    return low8(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)v))));
+}
+
+INLINE void load_k45_scales(const uint8_t *p, step *o)
+{
+    uint32_t a = u32_at(p + 4), b = u32_at(p + 8), c = u32_at(p + 12);
+    uint64_t s = (c & 0x0f0f0f0fu) | ((a >> 2) & 0x30303030u), m = ((c >> 4) & 0x0f0f0f0fu) | ((b >> 2) & 0x30303030u);
+    o->s = _mm512_mul_ps(half_all(p), bytes_8(s << 32 | (a & 0x3f3f3f3fu)));
+    o->m = _mm512_mul_ps(half_all(p + 2), bytes_8(m << 32 | (b & 0x3f3f3f3fu)));
+}
+
+INLINE void load_q4_k(const uint8_t *p, step *o)
+{
+    load_k45_scales(p, o);
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        o->q[i] = twice_shifted(load32(p + 16 + 32 * i), 0, 4, 15);
+    }
+}
+
+INLINE void load_q5_k(const uint8_t *p, step *o)
+{
+    load_k45_scales(p, o);
+    __m512i h = _mm512_broadcast_i64x4(load32(p + 16));
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        o->q[i] = add_bits(twice_shifted(load32(p + 48 + 32 * i), 0, 4, 15), h, 2 * i, 2 * i + 1, 16);
+    }
+}
+
+INLINE void load_q6_k(const uint8_t *p, step *o)
+{
+    o->s = _mm512_mul_ps(half_all(p + 208), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p + 192))));
+    const __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi8(3);
+    UNROLL for (int n = 0; n < 2; n++)
+    {
+        __m512i q = _mm512_loadu_si512(p + 64 * n);
+        __m512i h = _mm512_broadcast_i64x4(load32(p + 128 + 32 * n));
+        const __m512i s0 = _mm512_setr_epi64(0, 0, 0, 0, 2, 2, 2, 2), s1 = _mm512_setr_epi64(4, 4, 4, 4, 6, 6, 6, 6);
+        __m512i h0 = _mm512_slli_epi16(_mm512_and_si512(_mm512_srlv_epi64(h, s0), two), 4);
+        __m512i h1 = _mm512_slli_epi16(_mm512_and_si512(_mm512_srlv_epi64(h, s1), two), 4);
+        o->q[2 * n] = _mm512_or_si512(_mm512_and_si512(q, low), h0);
+        o->q[2 * n + 1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(q, 4), low), h1);
+    }
+}
+
+INLINE void load_q2_k(const uint8_t *p, step *o)
+{
+    __m128i sc = load16(p), low = _mm_set1_epi8(15);
+    __m128i s = _mm_and_si128(sc, low), m = _mm_and_si128(_mm_srli_epi16(sc, 4), low);
+    o->s = _mm512_mul_ps(half_all(p + 80), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(s)));
+    o->m = _mm512_mul_ps(half_all(p + 82), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(m)));
+    UNROLL for (int n = 0; n < 2; n++)
+    {
+        __m256i q = load32(p + 16 + 32 * n);
+        o->q[2 * n] = twice_shifted(q, 0, 2, 3);
+        o->q[2 * n + 1] = twice_shifted(q, 4, 6, 3);
+    }
+}
+
+INLINE __m512 q3_k_scales(const uint8_t *p)
+{
+    uint32_t a = u32_at(p), b = u32_at(p + 4), c = u32_at(p + 8);
+    const uint32_t low = 0x0f0f0f0fu, two = 0x30303030u;
+    __m128i v = _mm_setr_epi32((int)((a & low) | ((c << 4) & two)), (int)((b & low) | ((c << 2) & two)),
+                               (int)(((a >> 4) & low) | (c & two)), (int)(((b >> 4) & low) | ((c >> 2) & two)));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_sub_epi8(v, _mm_set1_epi8(32))));
+}
+
+INLINE void load_q3_k(const uint8_t *p, step *o)
+{
+    o->s = _mm512_mul_ps(half_all(p + 108), q3_k_scales(p + 96));
+    __m512i h = _mm512_broadcast_i64x4(load32(p));
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        int j = i % 2 * 4;
+        __m512i q = twice_shifted(load32(p + 32 + i / 2 * 32), j, j + 2, 3);
+        o->q[i] = add_bits(q, h, 2 * i, 2 * i + 1, 4);
+    }
+}
+
+INLINE void load_iq4_xs(const uint8_t *p, step *o)
+{
+    const __m256i at = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28),
+                  at2 = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+    __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32((int)u32_at(p + 4)), at);
+    __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32((uint16_t)half_at(p + 2)), at2);
+    low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+    high = _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4);
+    __m256i s = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+    o->s = _mm512_mul_ps(half_all(p), low8(_mm256_cvtepi32_ps(s)));
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        o->q[i] = levels(nibbles_2(p + 8 + 32 * i, p + 24 + 32 * i));
+    }
+}
+
+/* ---- the sums ---- */
+
+typedef struct x_at {
+    const int8_t *q;
+    const float *d, *m32, *m16;
+    size_t C, nb;
+} x_at;
+
+/* Lane l of the i-th 64 codes belongs to group 2 i + l / 8, or 4 i + l / 4. */
+INLINE __m512i group_index(const int G, int i)
+{
+    const __m512i one = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const __m512i two = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    return G == 1 ? _mm512_add_epi32(one, _mm512_set1_epi32(2 * i)) : _mm512_add_epi32(two, _mm512_set1_epi32(4 * i));
+}
+
+/* One step for token t of x, of which `blocks` blocks of 32 exist (8 in the whole steps: no masks). */
+INLINE void add_step(const int G, const bool min, const step *o, const x_at *x, size_t t, size_t b, size_t blocks,
+                     __m512 acc[2], __m512 *rest)
+{
+    const int8_t *q = x->q + t * x->C + 32 * b;
+    const __mmask16 k8 = (__mmask16)((1u << blocks) - 1);
+    __m512 d = _mm512_maskz_loadu_ps(k8, x->d + t * x->nb + b);
+    __m512 m;
+    if (G == 1) {
+        m = _mm512_maskz_loadu_ps(k8, x->m32 + t * x->nb + b);
+    } else {
+        m = _mm512_loadu_ps(x->m16 + 2 * (t * x->nb + b));
+        d = _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), d);
+    }
+    *rest = _mm512_fmadd_ps(min ? o->m : o->s, m, *rest);
+    __m512 sd = _mm512_mul_ps(o->s, d);
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        if (2 * (size_t)i < blocks) {
+            __m512i v = blocks - 2 * (size_t)i >= 2 ? _mm512_loadu_si512(q + 64 * i)
+                                                    : _mm512_zextsi256_si512(load32((const uint8_t *)q + 64 * i));
+            __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), o->q[i], v);
+            __m512 s = _mm512_permutexvar_ps(group_index(G, i), sd);
+            acc[i % 2] = _mm512_fmadd_ps(s, _mm512_cvtepi32_ps(dot), acc[i % 2]);
+        }
+    }
+}
+
+typedef struct dot_type {
+    load_fn load;
+    int groups;
+    bool min;
+    float off;    /* codes are q + off */
+    size_t bytes; /* of a step */
+} dot_type;
+
+/* One row, N tokens. */
+INLINE void dot_row(const dot_type d, const uint8_t *w, const x_at *x, const size_t N, float *y, size_t ldy)
+{
+    __m512 acc[4][2], rest[4];
+    UNROLL for (size_t t = 0; t < N; t++)
+    {
+        acc[t][0] = acc[t][1] = rest[t] = _mm512_setzero_ps();
+    }
+    size_t b = 0;
+    step o;
+    for (; b + 8 <= x->nb; b += 8, w += d.bytes) {
+        d.load(w, &o);
+        UNROLL for (size_t t = 0; t < N; t++)
+        {
+            add_step(d.groups, d.min, &o, x, t, b, 8, acc[t], &rest[t]);
+        }
+    }
+    if (b < x->nb) {
+        uint8_t last[8 * 34] = {0};
+        memcpy(last, w, (x->nb - b) * (d.bytes / 8));
+        d.load(last, &o);
+        UNROLL for (size_t t = 0; t < N; t++)
+        {
+            add_step(d.groups, d.min, &o, x, t, b, x->nb - b, acc[t], &rest[t]);
+        }
+    }
+    UNROLL for (size_t t = 0; t < N; t++)
+    {
+        __m512 sum = _mm512_add_ps(acc[t][0], acc[t][1]);
+        y[t * ldy] = _mm512_reduce_add_ps(_mm512_fnmadd_ps(_mm512_set1_ps(d.min ? 1.0f : d.off), rest[t], sum));
+    }
+}
+
+INLINE void dot_rows(const dot_type d, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *xq, size_t T,
+                     float *y, size_t ldy)
+{
+    for (size_t r = 0; r < rows; r++, w += row_bytes, y++) {
+        x_at x = {xq->q, xq->d, xq->m32, xq->m16, xq->C, xq->C / 32};
+        size_t t = 0;
+        for (; t + 4 <= T; t += 4) {
+            dot_row(d, w, &x, 4, y + t * ldy, ldy);
+            x.q += 4 * x.C, x.d += 4 * x.nb, x.m32 += 4 * x.nb, x.m16 += 8 * x.nb;
+        }
+        if (T - t == 1) {
+            dot_row(d, w, &x, 1, y + t * ldy, ldy);
+        } else if (T - t == 2) {
+            dot_row(d, w, &x, 2, y + t * ldy, ldy);
+        } else if (T - t == 3) {
+            dot_row(d, w, &x, 3, y + t * ldy, ldy);
+        }
+    }
+}
+
+#define DOT(name, ...)                                                                                                 \
+    static void dot_##name(const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,        \
+                           size_t ldy)                                                                                 \
+    {                                                                                                                  \
+        dot_rows((dot_type){load_##name, __VA_ARGS__}, w, row_bytes, rows, x, T, y, ldy);                              \
+    }
+/* clang-format off */
+DOT(q4_0, 1, false, 8.0f, 8 * 18)
+DOT(q4_1, 1, true, 0.0f, 8 * 20)
+DOT(q5_0, 1, false, 16.0f, 8 * 22)
+DOT(q5_1, 1, true, 0.0f, 8 * 24)
+DOT(q8_0, 1, false, 128.0f, 8 * 34)
+DOT(iq4_nl, 1, false, 128.0f, 8 * 18)
+DOT(q2_k, 2, true, 0.0f, 84)
+DOT(q3_k, 2, false, 4.0f, 110)
+DOT(q4_k, 1, true, 0.0f, 144)
+DOT(q5_k, 1, true, 0.0f, 176)
+DOT(q6_k, 2, false, 32.0f, 210)
+DOT(iq4_xs, 1, false, 128.0f, 136)
+/* clang-format on */
+
+void ew__qdot_avx512(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,
+                     size_t ldy)
+{
+    typedef void (*dot_fn)(const uint8_t *, size_t, size_t, const ew_xq *, size_t, float *, size_t);
+    static const dot_fn table[] = {
+        [EW_DTYPE_Q4_0] = dot_q4_0, [EW_DTYPE_Q4_1] = dot_q4_1,     [EW_DTYPE_Q5_0] = dot_q5_0,
+        [EW_DTYPE_Q5_1] = dot_q5_1, [EW_DTYPE_Q8_0] = dot_q8_0,     [EW_DTYPE_Q2_K] = dot_q2_k,
+        [EW_DTYPE_Q3_K] = dot_q3_k, [EW_DTYPE_Q4_K] = dot_q4_k,     [EW_DTYPE_Q5_K] = dot_q5_k,
+        [EW_DTYPE_Q6_K] = dot_q6_k, [EW_DTYPE_IQ4_NL] = dot_iq4_nl, [EW_DTYPE_IQ4_XS] = dot_iq4_xs,
+    };
+    EW_ASSERT((size_t)t < EW_COUNT(table) && table[t] != NULL);
+    table[t](w, row_bytes, rows, x, T, y, ldy);
+}
