@@ -66,6 +66,8 @@ static inline float v_hmax(vf a)
 
 #include "kern/simd_body.h"
 
+#include "kern/simd_attn.h"
+
 /* ---- f32 product ---- */
 
 #define MICRO(M)                                                                                                       \
@@ -162,4 +164,7 @@ const ew_kern ew__kern_avx2 = {
     .axpy_mul = s_axpy_mul,
     .dot_f64 = s_dot_f64,
     .q = &ew__qkern_ref,
+    .attn_qk = s_attn_qk,
+    .attn_pv = s_attn_pv,
+    .attn_softmax = s_attn_softmax,
 };

@@ -42,6 +42,8 @@ static inline float v_sum(vf a)
 
 #include "kern/simd_body.h"
 
+#include "kern/simd_attn.h"
+
 /* ---- f32 product ---- */
 
 #define MICRO(M)                                                                                                       \
@@ -135,4 +137,7 @@ const ew_kern ew__kern_avx512 = {
     .axpy_mul = s_axpy_mul,
     .dot_f64 = s_dot_f64,
     .q = &ew__qkern_avx512,
+    .attn_qk = s_attn_qk,
+    .attn_pv = s_attn_pv,
+    .attn_softmax = s_attn_softmax,
 };

@@ -99,6 +99,25 @@ typedef struct ew_tile {
     double sum[EW_ATTN_BQ];
 } ew_tile;
 
+/* Attention of inference. */
+#define EW_ATTN_KEYS 128   /* positions of a key tile in a prompt, at fixed multiples */
+#define EW_ATTN_ROWS 16    /* query rows that few queries take through the cache together */
+#define EW_ATTN_SPAN 256   /* positions that they take at a time */
+#define EW_ATTN_STATE 1024 /* query rows of a task in a prompt */
+#define EW_ATTN_PART 65536 /* numbers of the parts that several threads make of few queries */
+
+typedef struct ew_attn_work {
+    _Alignas(64) float kf[EW_ATTN_KEYS * EW_ATTN_D_MAX];                    /* keys or values as f32 */
+    _Alignas(64) float kp[EW_ATTN_KEYS * EW_ATTN_D_MAX];                    /* packed keys */
+    _Alignas(64) float vp[EW_ATTN_KEYS * (EW_ATTN_D_MAX + EW_GEMM_NR_MAX)]; /* packed values */
+    _Alignas(64) float q[EW_ATTN_ROWS * EW_ATTN_D_MAX];                     /* few queries: rows, */
+    _Alignas(64) float o[EW_ATTN_ROWS * EW_ATTN_D_MAX];                     /* their result */
+    _Alignas(64) float s[EW_ATTN_ROWS * EW_ATTN_SPAN];                      /* scores */
+    _Alignas(64) float max[EW_ATTN_STATE];                                  /* running maximum */
+    _Alignas(64) float sum[EW_ATTN_STATE];                                  /* and denominator */
+    _Alignas(64) float part[EW_ATTN_PART];                                  /* of the thread that was called */
+} ew_attn_work;
+
 /* Working memory of a thread. Every member is aligned to 64. */
 typedef struct ew_work {
     _Alignas(64) float pack_a[EW_GEMM_MC * EW_GEMM_KC];
@@ -107,6 +126,7 @@ typedef struct ew_work {
     _Alignas(64) double acc_ref[EW_GEMM_MC * EW_GEMM_NC];
     _Alignas(64) uint8_t panel[EW_QPANEL_BYTES];
     ew_tile tile;
+    ew_attn_work attn;
 } ew_work;
 /* This thread's; never NULL. */
 ew_work *ew__work(void);
@@ -144,6 +164,16 @@ struct ew_kern {
     void (*axpy_mul)(float a, const float *x1, const float *x2, size_t n, float *y);
     double (*dot_f64)(const float *a, const float *b, size_t n);
     const ew_qkern *q; /* integer products */
+    /* ---- attention straight from the cache (F32, F16, Q8_0); all three or none (NULL: the plain loops in attention.c) ---- */
+    /* s[r*lds + j] = q[r] . k[j] for r < rows, j < n; rows of q ldq apart, of k k_row bytes. */
+    void (*attn_qk)(ew_dtype t, const float *q, size_t ldq, size_t rows, const void *k, size_t k_row, size_t n,
+                    size_t D, float *s, size_t lds);
+    /* o[r] += sum_j p[r*ldp + j] v[j], j in order. */
+    void (*attn_pv)(ew_dtype t, const float *p, size_t ldp, size_t rows, const void *v, size_t v_row, size_t n,
+                    size_t D, float *o, size_t ldo);
+    /* s = exp(scale * s - max), or exp(cap * tanh(scale * s / cap) - max) where cap > 0; max is *io_max or the largest of the
+     * row, if that is larger, and *io_max becomes it. Returns the sum. n > 0. */
+    float (*attn_softmax)(float *s, size_t n, float scale, float cap, float *io_max);
 };
 
 extern const ew_kern ew__kern_ref;
@@ -160,6 +190,10 @@ void ew__qdot_avx512(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows
 void ew__dequant_row_ref(ew_dtype t, const void *src, float *dst, size_t n);
 /* In the calling thread; a must not be another tile's TLS. */
 void ew__gemm_serial(const ew_kern *k, const ew_gemm_args *g);
+/* Query t of a sees positions [*lo, *hi). */
+void ew__attn_range(const ew_attention_args *a, size_t t, size_t *lo, size_t *hi);
+/* ew_attention without the functions of the table that are made for it. */
+void ew__attention_plain(const ew_exec *e, const ew_attention_args *a);
 /* Blocks of a [T,V] logits tensor that the loss keeps at a time. */
 size_t ew__loss_rows(size_t V);
 

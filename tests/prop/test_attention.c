@@ -128,6 +128,7 @@ static void a_single_query_agrees_with_the_formula(void **state)
     check_all(1, 513, 12, 12, 80);
     check_all(1, 300, 8, 4, 256);
     check_all(1, 90, 71, 1, 64);
+    check_all(1, 90, 130, 1, 32);
 }
 
 static void few_queries_agree_with_the_formula(void **state)
@@ -149,6 +150,8 @@ static void a_prompt_agrees_with_the_formula(void **state)
     check_all(200, 0, 9, 3, 64);
     check_all(65, 64, 14, 2, 128);
     check_all(40, 30, 2, 1, 256);
+    check_all(12, 9, 130, 1, 32);
+    check_all(300, 0, 60, 1, 16);
 }
 
 static int setup(void **state)
