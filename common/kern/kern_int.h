@@ -183,6 +183,8 @@ extern const ew_kern ew__kern_avx2;
 extern const ew_kern ew__kern_avx512;
 extern const ew_qkern ew__qkern_avx2;
 extern const ew_qkern ew__qkern_avx512;
+void ew__qdot_avx2(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,
+                   size_t ldy);
 void ew__qdot_avx512(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,
                      size_t ldy);
 #endif
