@@ -147,7 +147,7 @@ static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_
     unsigned flags = EW_ENCODE_BOS | (a->special ? EW_ENCODE_SPECIAL : 0);
     EW_TRY(ew_tokenizer_encode(tok, prompt.data, prompt.size, flags, &ids, reterr));
     EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
-    ew_session_opt so = {.n_ctx = (uint32_t)a->n_ctx, .exec = compute.exec, .kv_f32 = a->kv_f32};
+    ew_session_opt so = {.n_ctx = (uint32_t)a->n_ctx, .exec = compute.exec, .kv_type = a->kv_f32 ? EW_KV_F32 : EW_KV_F16};
     EW_TRY(ew_cli_session_open(m, &so, a->memory_limit, a->n_ctx != 0, &s, reterr));
     if (a->draft != NULL) {
         EW_TRY(ew_model_open(a->draft, NULL, &draft_model, reterr));

@@ -10,7 +10,6 @@
 #include "compress/quantize.h"
 #include "model/model.h"
 #include "model/sampler.h"
-#include "model/save.h"
 #include "model/session.h"
 #include "model/weights.h"
 #include "sys/file.h"
@@ -257,7 +256,8 @@ static ew_status logits_eval(const logits_args *a, const ew_cli_app *app, const 
     EW_AUTO_COMPUTE compute = {0};
     EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
     EW_AUTO(ew_session) s = NULL;
-    ew_session_opt opt = {.n_ctx = (uint32_t)ids->n, .exec = compute.exec, .kv_f32 = a->kv_f32};
+    ew_session_opt opt = {
+        .n_ctx = (uint32_t)ids->n, .exec = compute.exec, .kv_type = a->kv_f32 ? EW_KV_F32 : EW_KV_F16};
     EW_TRY(ew_session_new(m, &opt, &s, reterr));
     return a->all ? ew_session_eval_all(s, ids->id, ids->n, logits, reterr)
                   : ew_session_eval(s, ids->id, ids->n, logits, reterr);
@@ -351,30 +351,35 @@ int ew_cli_model_logits(int argc, char **argv, void *ctx)
 
 typedef struct quantize_args {
     char *path, *out, *type, *name;
-    bool json;
+    bool pure, json;
 } quantize_args;
 
-/* A GGUF file keeps all its metadata; a directory is converted in the same pass. */
-static ew_status quantize_run(const quantize_args *a, ew_dtype type, ew_error *reterr)
+static ew_status quantize_run(const quantize_args *a, ew_mix mix, ew_quantize_report *ret, ew_error *reterr)
 {
-    ew_status st;
+    ew_quantize_opt opt = {.mix = mix, .pure = a->pure, .name = a->name};
     EW_AUTO(ew_term_progress) bar = NULL;
-    ew_progress progress = {0};
+    EW_AUTO(ew_pool) pool = NULL;
     if (ew_term_progress_new(stderr, "quantize", ew_signal_stop, &bar) == EW_OK) {
-        progress = *ew_term_progress_get(bar);
+        opt.progress = *ew_term_progress_get(bar);
     }
-    if (!ew_dir_exists(a->path) && a->name == NULL) {
-        ew_pool *pool = NULL;
-        EW_TRY(ew_pool_new(0, &pool, reterr));
-        st = ew_quantize_file(a->path, a->out, &(ew_quantize_opt){.target = type, .pool = pool, .progress = progress},
-                              NULL, reterr);
-        ew_pool_free(&pool);
-        return st;
+    EW_TRY(ew_pool_new(0, &pool, reterr));
+    opt.pool = pool;
+    return ew_quantize_model(a->path, a->out, &opt, ret, reterr);
+}
+
+static int quantize_print(const quantize_args *a, ew_mix mix, uint64_t bytes, const ew_quantize_report *r)
+{
+    if (a->json) {
+        return print_json(json_pack("{s:s s:s s:I s:f s:i}", "path", a->out, "type", ew_mix_name(mix), "bytes",
+                                    (json_int_t)bytes, "rmse", r->rmse, "n_fallback", (int)r->n_fallback));
     }
-    EW_AUTO(ew_model) m = NULL;
-    EW_TRY(ew_model_open(a->path, NULL, &m, reterr));
-    ew_save_opt save = {.convert = true, .dtype = type, .name = a->name, .progress = progress};
-    return ew_model_save_gguf(m, a->out, &save, reterr);
+    char text[32];
+    (void)printf("%s: %s, %s\n", a->out, ew_mix_name(mix), ew_str_bytes(text, sizeof(text), bytes));
+    if (r->n_fallback > 0) {
+        (void)printf("%u matrices have rows that the type's block does not divide and got another type\n",
+                     r->n_fallback);
+    }
+    return 0;
 }
 
 int ew_cli_model_quantize(int argc, char **argv, void *ctx)
@@ -382,7 +387,9 @@ int ew_cli_model_quantize(int argc, char **argv, void *ctx)
     (void)ctx;
     quantize_args a = {0};
     const ew_cli_opt opts[] = {
-        {"type", 'q', "TYPE", EW_CLI_STRING, &a.type, .help = "F32, F16, BF16, Q8_0 or Q4_0 (default Q8_0)"},
+        {"type", 'q', "TYPE", EW_CLI_STRING, &a.type,
+         .help = "Q8_0 (default), Q6_K, Q5_K_M, Q4_K_M, IQ4_NL, Q4_0, F16, BF16 or another of llama.cpp's"},
+        {"pure", 0, NULL, EW_CLI_FLAG, &a.pure, .help = "the same type for every matrix"},
         {"name", 0, "NAME", EW_CLI_STRING, &a.name, .help = "general.name of the result (default: the model's)"},
         {"json", 0, NULL, EW_CLI_FLAG, &a.json, .help = "as JSON"}};
     const ew_cli_pos pos[] = {{"MODEL", EW_CLI_STRING, &a.path, .help = "GGUF file or Hugging Face directory"},
@@ -390,34 +397,25 @@ int ew_cli_model_quantize(int argc, char **argv, void *ctx)
     int status = ew_cli_parse(
         &(ew_cli_spec){
             "model quantize",
-            "Writes a model as GGUF with its matrices rounded to nearest in another type. Matrices whose rows "
-            "the type's block does not divide become F16, norms stay F32. The file also runs in llama.cpp.",
-            "  edgewise model quantize ./TinyLlama tinyllama-q4_0.gguf --type Q4_0\n", opts, EW_COUNT(opts), pos,
+            "Writes a model as GGUF with its matrices in another type, as llama-quantize does: the same type for each "
+            "tensor, the same bytes. Norms stay F32. The file also runs in llama.cpp.",
+            "  edgewise model quantize ./TinyLlama tinyllama-q4_k_m.gguf --type Q4_K_M\n", opts, EW_COUNT(opts), pos,
             EW_COUNT(pos)},
         argc, argv);
     if (status != EW_CLI_GO) {
         return status;
     }
     ew_error err = EW_ERROR_INIT;
-    ew_dtype type = EW_DTYPE_Q8_0;
-    const ew_dtype_info *info = NULL;
-    if (a.type != NULL && (!ew_dtype_parse(a.type, &type) || (info = ew_dtype_get(type)) == NULL || !info->quantize)) {
-        ew_status bad = ew_fail(&err, EW_EINVAL, "--type '%s' is not one of F32, F16, BF16, Q8_0, Q4_0", a.type);
+    ew_mix mix = EW_MIX_Q8_0;
+    if (a.type != NULL && !ew_mix_parse(a.type, &mix)) {
+        ew_status bad = ew_fail(&err, EW_EINVAL, "--type '%s' is not one of %s", a.type, ew_mix_names());
         return ew_cli_fail(EW_CLI_PROG, bad, &err);
     }
     uint64_t bytes = 0;
-    ew_status st = quantize_run(&a, type, &err);
+    ew_quantize_report report = {0};
+    ew_status st = quantize_run(&a, mix, &report, &err);
     if (st == EW_OK) {
         st = ew_file_size(a.out, &bytes, &err);
     }
-    if (st != EW_OK) {
-        return ew_cli_fail(EW_CLI_PROG, st, &err);
-    }
-    if (a.json) {
-        return print_json(
-            json_pack("{s:s s:s s:I}", "path", a.out, "type", ew_dtype_name(type), "bytes", (json_int_t)bytes));
-    }
-    char text[32];
-    (void)printf("%s: %s, %s\n", a.out, ew_dtype_name(type), ew_str_bytes(text, sizeof(text), bytes));
-    return 0;
+    return st == EW_OK ? quantize_print(&a, mix, bytes, &report) : ew_cli_fail(EW_CLI_PROG, st, &err);
 }

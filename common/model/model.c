@@ -1,11 +1,6 @@
-/* Opening a model: every tensor is found by name, checked against the configuration and bound; nothing else is accepted.
- * Memory: the file is mapped by format/; only norms that are not f32 and misaligned tensors are copied (m->owned). */
-#include <math.h>
-#include <stdio.h>
+/* Opening a model, models over arrays, what a model is, its hash. Configurations are made in config_*.c, tensors found in bind.c. */
 #include <string.h>
 
-#include "base/limits.h"
-#include "base/map.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "model/model_int.h"
@@ -13,14 +8,14 @@
 #include "sys/file.h"
 
 typedef struct linear_name {
-    const char *gguf, *hf, *hf_group;
+    const char *gguf, *hf;
 } linear_name;
 
 static const linear_name linear_names[EW_LINEAR_COUNT] = {
-    [EW_LINEAR_Q] = {"attn_q", "q_proj", "self_attn"},   [EW_LINEAR_K] = {"attn_k", "k_proj", "self_attn"},
-    [EW_LINEAR_V] = {"attn_v", "v_proj", "self_attn"},   [EW_LINEAR_O] = {"attn_output", "o_proj", "self_attn"},
-    [EW_LINEAR_GATE] = {"ffn_gate", "gate_proj", "mlp"}, [EW_LINEAR_UP] = {"ffn_up", "up_proj", "mlp"},
-    [EW_LINEAR_DOWN] = {"ffn_down", "down_proj", "mlp"},
+    [EW_LINEAR_Q] = {"attn_q", "q_proj"},         [EW_LINEAR_K] = {"attn_k", "k_proj"},
+    [EW_LINEAR_V] = {"attn_v", "v_proj"},         [EW_LINEAR_O] = {"attn_output", "o_proj"},
+    [EW_LINEAR_GATE] = {"ffn_gate", "gate_proj"}, [EW_LINEAR_UP] = {"ffn_up", "up_proj"},
+    [EW_LINEAR_DOWN] = {"ffn_down", "down_proj"},
 };
 
 const char *ew_linear_hf_name(ew_linear l)
@@ -37,248 +32,14 @@ void ew_linear_shape(const ew_model_config *cfg, ew_linear l, uint32_t *ret_rows
 {
     uint32_t q = cfg->H * cfg->D;
     uint32_t kv = cfg->K * cfg->D;
+    uint32_t gate = cfg->ungated ? 0 : cfg->F;
     const uint32_t shape[EW_LINEAR_COUNT][2] = {
-        [EW_LINEAR_Q] = {q, cfg->C},         [EW_LINEAR_K] = {kv, cfg->C},        [EW_LINEAR_V] = {kv, cfg->C},
-        [EW_LINEAR_O] = {cfg->C, q},         [EW_LINEAR_GATE] = {cfg->F, cfg->C}, [EW_LINEAR_UP] = {cfg->F, cfg->C},
+        [EW_LINEAR_Q] = {q, cfg->C},         [EW_LINEAR_K] = {kv, cfg->C},      [EW_LINEAR_V] = {kv, cfg->C},
+        [EW_LINEAR_O] = {cfg->C, q},         [EW_LINEAR_GATE] = {gate, cfg->C}, [EW_LINEAR_UP] = {cfg->F, cfg->C},
         [EW_LINEAR_DOWN] = {cfg->C, cfg->F},
     };
     *ret_rows = shape[l][0];
     *ret_cols = shape[l][1];
-}
-
-/* ---- binding ---- */
-
-typedef struct binder {
-    ew_model *m;
-    ew_map *used; /* names of the tensors of the file that have a place */
-    ew_error *err;
-} binder;
-
-static const ew_tensor_view *find(const ew_model *m, const char *name)
-{
-    return m->gguf != NULL ? ew_gguf_find(m->gguf, name) : ew_safetensors_find(m->st, name);
-}
-
-static ew_status keep(ew_model *m, void *p, ew_error *reterr)
-{
-    ew_status st = p == NULL
-                       ? EW_ENOMEM
-                       : ew_grow((void **)&m->owned, &m->owned_cap, m->n_owned + 1, sizeof(void *), SIZE_MAX / 16);
-    if (st != EW_OK) {
-        ew_free(p);
-        return ew_fail(reterr, EW_ENOMEM, "not enough memory for the model's tables");
-    }
-    m->owned[m->n_owned++] = p;
-    return EW_OK;
-}
-
-static ew_status mark_used(binder *b, const char *name)
-{
-    static char there;
-    ew_status st = ew_map_add(b->used, name, strlen(name), &there);
-    return st == EW_OK || st == EW_EEXIST ? EW_OK : ew_fail(b->err, st, "not enough memory for the model's tables");
-}
-
-static ew_status need_tensor(binder *b, const char *name, uint32_t n_dims, uint64_t dim0, uint64_t dim1,
-                             const ew_tensor_view **ret)
-{
-    const ew_tensor_view *t = find(b->m, name);
-    if (t == NULL) {
-        return ew_fail(b->err, EW_ECORRUPT, "the tensor '%s' is missing", name);
-    }
-    char shape[96];
-    uint64_t elems = dim0 * dim1;
-    bool fits = t->dims[0] == dim0 && (t->n_dims < 2 || t->dims[1] == dim1) && (t->n_dims < 3 || t->dims[2] == 1) &&
-                (t->n_dims < 4 || t->dims[3] == 1) && (n_dims == 1 || t->n_dims >= 2);
-    if (!fits) {
-        return ew_fail(b->err, EW_ECORRUPT, "the tensor '%s' is %s; the configuration asks for [%llu, %llu]", name,
-                       ew_tensor_describe(t, shape, sizeof(shape)), (unsigned long long)dim0, (unsigned long long)dim1);
-    }
-    const ew_dtype_info *info = ew_dtype_get(t->dtype);
-    if (info == NULL || !info->compute) {
-        return ew_fail(
-            b->err, EW_EUNSUPPORTED,
-            "the tensor '%s' is of type %s, which this build cannot compute with (F32, F16, BF16, Q8_0, Q4_0). "
-            "HINT: take another quantization of the model",
-            name, ew_dtype_name(t->dtype));
-    }
-    size_t bytes;
-    if (!ew_tensor_bytes(t, &bytes) || bytes != t->bytes || t->data == NULL) {
-        return ew_fail(b->err, EW_ECORRUPT, "the tensor '%s' has %zu bytes, which its shape does not need", name,
-                       t->bytes);
-    }
-    b->m->n_params += elems;
-    b->m->weights_bytes += bytes;
-    *ret = t;
-    return mark_used(b, name);
-}
-
-/* The data, copied when the file has it at an address that its scalars do not allow. */
-static ew_status aligned_data(binder *b, const ew_tensor_view *t, const void **ret)
-{
-    size_t align = t->dtype == EW_DTYPE_F32 ? 4 : 2;
-    if ((uintptr_t)t->data % align == 0) {
-        *ret = t->data;
-        return EW_OK;
-    }
-    void *copy = ew_aligned(t->bytes);
-    EW_TRY(keep(b->m, copy, b->err));
-    memcpy(copy, t->data, t->bytes);
-    *ret = copy;
-    return EW_OK;
-}
-
-static ew_status bind_mat(binder *b, const char *name, uint32_t rows, uint32_t cols, ew_mat *ret)
-{
-    const ew_tensor_view *t = NULL;
-    const void *data;
-    EW_TRY(need_tensor(b, name, 2, cols, rows, &t));
-    EW_TRY(aligned_data(b, t, &data));
-    *ret = ew_mat_make(t->dtype, rows, cols, data);
-    b->m->dtype_bytes[(unsigned)t->dtype % EW_COUNT(b->m->dtype_bytes)] += t->bytes;
-    return EW_OK;
-}
-
-static ew_status bind_vec(binder *b, const char *name, uint32_t n, const float **ret)
-{
-    const ew_tensor_view *t = NULL;
-    const void *data;
-    EW_TRY(need_tensor(b, name, 1, n, 1, &t));
-    EW_TRY(aligned_data(b, t, &data));
-    if (t->dtype != EW_DTYPE_F32) {
-        float *copy = ew_aligned((size_t)n * sizeof(float));
-        EW_TRY(keep(b->m, copy, b->err));
-        ew_dequant_row(t->dtype, data, copy, n);
-        data = copy;
-    }
-    *ret = data;
-    return EW_OK;
-}
-
-static ew_status bind_layer(binder *b, uint32_t i)
-{
-    ew_model *m = b->m;
-    ew_layer_weights *w = &m->layer[i];
-    char name[128];
-    for (unsigned l = 0; l < EW_LINEAR_COUNT; l++) {
-        uint32_t rows;
-        uint32_t cols;
-        ew_linear_shape(&m->cfg, (ew_linear)l, &rows, &cols);
-        if (m->is_dir) {
-            (void)snprintf(name, sizeof(name), "model.layers.%u.%s.%s.weight", i, linear_names[l].hf_group,
-                           linear_names[l].hf);
-        } else {
-            (void)snprintf(name, sizeof(name), "blk.%u.%s.weight", i, linear_names[l].gguf);
-        }
-        EW_TRY(bind_mat(b, name, rows, cols, &w->linear[l]));
-    }
-    (void)snprintf(name, sizeof(name), m->is_dir ? "model.layers.%u.input_layernorm.weight" : "blk.%u.attn_norm.weight",
-                   i);
-    EW_TRY(bind_vec(b, name, m->cfg.C, &w->attn_norm));
-    (void)snprintf(name, sizeof(name),
-                   m->is_dir ? "model.layers.%u.post_attention_layernorm.weight" : "blk.%u.ffn_norm.weight", i);
-    return bind_vec(b, name, m->cfg.C, &w->ffn_norm);
-}
-
-/* tied: what config.json says (1, 0, -1 = nothing). Any of the two matrices may be the one that is stored. */
-static ew_status bind_ends(binder *b, int tied)
-{
-    ew_model *m = b->m;
-    const char *embd = m->is_dir ? "model.embed_tokens.weight" : "token_embd.weight";
-    const char *head = m->is_dir ? "lm_head.weight" : "output.weight";
-    const ew_tensor_view *t_embd = find(m, embd);
-    const ew_tensor_view *t_head = find(m, head);
-    if (t_embd == NULL && (t_head == NULL || tied == 0)) {
-        return ew_fail(b->err, EW_ECORRUPT, "the tensor '%s' is missing", embd);
-    }
-    if (t_head == NULL && tied == 0) {
-        return ew_fail(b->err, EW_ECORRUPT,
-                       "the tensor '%s' is missing, and config.json says that the head is not tied", head);
-    }
-    if (m->cfg.V == 0) {
-        uint64_t V = t_embd->dims[1];
-        if (t_embd->n_dims != 2 || V == 0 || V > EW_LIMIT_VOCAB) {
-            return ew_fail(b->err, EW_ECORRUPT, "the tensor '%s' is no matrix of 1 … %u rows", embd, EW_LIMIT_VOCAB);
-        }
-        m->cfg.V = (uint32_t)V;
-    }
-    if (t_embd != NULL) {
-        EW_TRY(bind_mat(b, embd, m->cfg.V, m->cfg.C, &m->token_embd));
-    }
-    bool own_head = t_head != NULL && (tied != 1 || t_embd == NULL);
-    if (own_head) {
-        EW_TRY(bind_mat(b, head, m->cfg.V, m->cfg.C, &m->output));
-    } else {
-        m->output = m->token_embd;
-        EW_TRY(mark_used(b, head)); /* stored twice: the embedding counts, as in transformers */
-    }
-    if (t_embd == NULL) {
-        m->token_embd = m->output;
-    }
-    m->cfg.tied_head = t_embd == NULL || !own_head;
-    return bind_vec(b, m->is_dir ? "model.norm.weight" : "output_norm.weight", m->cfg.C, &m->output_norm);
-}
-
-static ew_status bind_rope(binder *b)
-{
-    ew_model *m = b->m;
-    const float *stored = NULL;
-    uint32_t n = m->cfg.n_rot / 2;
-    if (!m->is_dir && find(m, "rope_freqs.weight") != NULL) {
-        EW_TRY(bind_vec(b, "rope_freqs.weight", n, &stored));
-        for (uint32_t i = 0; i < n; i++) {
-            if (!(stored[i] > 0 && isfinite(stored[i]))) {
-                return ew_fail(b->err, EW_ECORRUPT, "'rope_freqs.weight' has a value that is not above 0");
-            }
-        }
-    }
-    if (stored != NULL && m->cfg.rope_scaling == EW_ROPE_SCALING_NONE) {
-        m->cfg.rope_scaling = EW_ROPE_SCALING_FACTORS;
-        m->rope_factors = stored;
-    } else if (m->cfg.rope_scaling != EW_ROPE_SCALING_NONE) {
-        float *factors = ew_calloc(n, sizeof(float));
-        EW_TRY(keep(m, factors, b->err));
-        ew__rope_factors(&m->cfg, factors);
-        for (uint32_t i = 0; stored != NULL && i < n; i++) {
-            factors[i] *= stored[i];
-        }
-        m->rope_factors = factors;
-    }
-    return EW_OK;
-}
-
-/* Tensors that nothing above asked for would be part of the function that we do not compute. Two kinds carry nothing: tables of
- * rotary frequencies that old converters stored. */
-static ew_status refuse_rest(binder *b)
-{
-    const ew_model *m = b->m;
-    size_t n = m->gguf != NULL ? ew_gguf_n_tensors(m->gguf) : ew_safetensors_n_tensors(m->st);
-    for (size_t i = 0; i < n; i++) {
-        const char *name = (m->gguf != NULL ? ew_gguf_tensor(m->gguf, i) : ew_safetensors_tensor(m->st, i))->name;
-        bool idle = ew_str_ends(name, "rotary_emb.inv_freq") || ew_str_ends(name, "attn_rot_embd.weight");
-        if (!idle && ew_map_get(b->used, name, strlen(name)) == NULL) {
-            return ew_fail(b->err, EW_EUNSUPPORTED,
-                           "the tensor '%s' has no place in the architecture '%s' as this build has it%s", name,
-                           m->cfg.arch, ew_str_ends(name, ".bias") ? " (biases are not supported)" : "");
-        }
-    }
-    return EW_OK;
-}
-
-static ew_status bind_all(ew_model *m, int tied, ew_error *reterr)
-{
-    EW_AUTO(ew_map) used = NULL;
-    m->layer = ew_calloc(m->cfg.L, sizeof(*m->layer));
-    if (m->layer == NULL || ew_map_new(&used) != EW_OK) {
-        return ew_fail(reterr, EW_ENOMEM, "not enough memory for %u layers", m->cfg.L);
-    }
-    binder b = {.m = m, .used = used, .err = reterr};
-    EW_TRY(bind_ends(&b, tied));
-    for (uint32_t i = 0; i < m->cfg.L; i++) {
-        EW_TRY(bind_layer(&b, i));
-    }
-    EW_TRY(bind_rope(&b));
-    return refuse_rest(&b);
 }
 
 /* ---- opening ---- */
@@ -341,16 +102,16 @@ static void populate(const ew_model *m)
     touch(&m->output);
     for (uint32_t i = 0; i < m->cfg.L; i++) {
         for (unsigned l = 0; l < EW_LINEAR_COUNT; l++) {
-            touch(&m->layer[i].linear[l]);
+            touch(&m->layer[i].linear[l]); /* 0 rows: nothing */
         }
     }
 }
 
 static ew_status open_into(ew_model *m, const char *path, const ew_model_opt *opt, ew_error *reterr)
 {
-    int tied = -1;
+    ew_hf_extra extra;
     if (m->is_dir) {
-        EW_TRY(ew__config_from_hf(path, &m->arch, &m->cfg, &tied, reterr));
+        EW_TRY(ew__config_from_hf(path, &m->arch, &m->cfg, &extra, reterr));
         EW_TRY(ew_safetensors_open(path, &m->st, reterr));
     } else {
         EW_TRY(ew_gguf_open(path, &m->gguf, reterr));
@@ -359,7 +120,7 @@ static ew_status open_into(ew_model *m, const char *path, const ew_model_opt *op
     ew_model_config check = m->cfg;
     check.V = EW_MAX(check.V, 1); /* a GGUF's may come from its embedding */
     EW_TRY(ew_model_config_check(&check, reterr));
-    EW_TRY(bind_all(m, tied, reterr));
+    EW_TRY(ew__bind(m, m->is_dir ? &extra : NULL, reterr));
     if (!opt->no_tokenizer) {
         EW_TRY(read_vocab(m, path, reterr));
     }
@@ -408,6 +169,9 @@ static void bind_floats(ew_model *m, const ew_model_floats *weights)
             uint32_t rows;
             uint32_t cols;
             ew_linear_shape(cfg, (ew_linear)l, &rows, &cols);
+            if (rows == 0) {
+                continue;
+            }
             floats_mat(m, &m->layer[i].linear[l], rows, cols, weights->layer[i].linear[l]);
         }
         m->layer[i].attn_norm = weights->layer[i].attn_norm;
@@ -422,8 +186,11 @@ ew_status ew_model_from_floats(const ew_model_config *cfg, const ew_vocab *vocab
                                ew_model **ret_model, ew_error *reterr)
 {
     EW_TRY(ew_model_config_check(cfg, reterr));
-    const ew_arch *arch = ew__arch_by_gguf(cfg->arch, strlen(cfg->arch));
-    if (arch == NULL || cfg->rope_scaling == EW_ROPE_SCALING_FACTORS) {
+    const ew_arch *arch = ew__arch_by_name(cfg->arch, strlen(cfg->arch));
+    bool more = cfg->norm != EW_NORM_RMS || cfg->norm_after || cfg->post_norms || cfg->qk_norm || cfg->encoder ||
+                cfg->n_pos > 0 || cfg->rope_scaling == EW_ROPE_SCALING_FACTORS ||
+                cfg->rope_scaling == EW_ROPE_SCALING_LONGROPE;
+    if (arch == NULL || more) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "a model of architecture '%s' cannot be made from arrays", cfg->arch);
     }
     EW_AUTO(ew_model) m = model_alloc("");
@@ -438,10 +205,7 @@ ew_status ew_model_from_floats(const ew_model_config *cfg, const ew_vocab *vocab
         return ew_fail(reterr, EW_ENOMEM, "not enough memory for %u layers", cfg->L);
     }
     bind_floats(m, weights);
-    binder b = {.m = m, .err = reterr};
-    m->is_dir = true; /* no stored factors */
-    EW_TRY(bind_rope(&b));
-    m->is_dir = false;
+    EW_TRY(ew__bind_rope_floats(m, reterr));
     if (vocab != NULL) {
         EW_TRY(ew_vocab_copy(vocab, &m->vocab, reterr));
         EW_TRY(take_vocab(m, reterr));
@@ -519,6 +283,11 @@ uint64_t ew_model_n_params(const ew_model *m)
 uint64_t ew_model_weights_bytes(const ew_model *m)
 {
     return m->weights_bytes;
+}
+
+uint64_t ew_model_copied_bytes(const ew_model *m)
+{
+    return m->copied_bytes;
 }
 
 const char *ew_model_dtype_name(const ew_model *m)

@@ -110,7 +110,7 @@ static void add_config(const saver *s)
 {
     const ew_model_config *c = &s->m->cfg;
     ew_gguf_writer *w = s->w;
-    const char *a = s->m->arch->gguf_name;
+    const char *a = s->m->arch->name;
     char key[96];
 #define KEY(suffix) ((void)snprintf(key, sizeof(key), "%s.%s", a, suffix), key)
     ew_gguf_add_str(w, "general.architecture", a);

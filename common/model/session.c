@@ -1,52 +1,15 @@
-/* Sessions: sizing by dry run, the decoder block, chunked evaluation.
+/* Sessions: sizing by dry run, chunked evaluation. The block itself is in layer.c.
  * Memory: one arena per session, taken whole in new; evaluation only writes into it. */
 #include <math.h>
 #include <string.h>
 
-#include "base/arena.h"
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "model/model_int.h"
 #include "model/sampler.h"
-#include "model/session.h"
+#include "model/session_int.h"
 
 #define N_CTX_DEFAULT_MAX 4096u
-#define HEAD_ROWS 8u /* rows of logits that nll keeps at once */
-
-/* Workspace of layer evaluation; arrays of n_batch rows. */
-typedef struct layer_work {
-    float *x;       /* [T,C] hidden states of eval */
-    float *xn;      /* [T,C] normalised input */
-    float *q;       /* [T,H*D] */
-    float *k, *v;   /* [T,K*D] */
-    float *att;     /* [T,H*D] */
-    float *o;       /* [T,C] output of O and of Down */
-    float *gate;    /* [T,F] */
-    float *up;      /* [T,F] */
-    float *lowrank; /* [T,max_rank] */
-    float *logits;  /* [HEAD_ROWS,V] */
-    void *scratch;  /* for products */
-} layer_work;
-
-struct ew_session {
-    ew_model *m;        /* a reference */
-    ew_session_opt opt; /* defaults filled in */
-    ew_hooks hooks;     /* copy of what was given */
-    struct {
-        uint32_t a, b;    /* layers [a, b) run by fn; a == b: none do */
-        ew_segment_fn fn; /* */
-        void *ctx;        /* */
-    } segment;
-    ew_rope_opt rope;    /* with table and factors */
-    uint32_t pos;        /* tokens appended by eval */
-    uint32_t max_rank;   /* of low-rank workspace */
-    size_t kv_row_bytes; /* of one position of one layer's K or V */
-    unsigned char *kv;   /* [last-first][K, V][n_ctx] rows */
-    layer_work w;        /* */
-    ew_arena arena;      /* owns kv and workspace */
-};
-
 uint32_t ew_hooks_max_rank(const ew_hooks *hooks, uint32_t n_layers)
 {
     uint32_t max = 0;
@@ -62,10 +25,11 @@ uint32_t ew_hooks_max_rank(const ew_hooks *hooks, uint32_t n_layers)
 
 static size_t scratch_bytes(const ew_model *m, size_t T)
 {
-    size_t max = ew_matmul_scratch(&m->output, T);
+    size_t max = m->output.rows > 0 ? ew_matmul_scratch(&m->output, T) : 0;
     for (uint32_t i = 0; i < m->cfg.L; i++) {
         for (unsigned l = 0; l < EW_LINEAR_COUNT; l++) {
-            size_t n = ew_matmul_scratch(&m->layer[i].linear[l], T);
+            const ew_mat *w = &m->layer[i].linear[l];
+            size_t n = w->rows > 0 ? ew_matmul_scratch(w, T) : 0;
             max = EW_MAX(max, n);
         }
     }
@@ -75,7 +39,7 @@ static size_t scratch_bytes(const ew_model *m, size_t T)
 static void take_kv(ew_session *s, ew_arena *a)
 {
     const ew_model_config *c = &s->m->cfg;
-    s->kv_row_bytes = (size_t)c->K * c->D * (s->opt.kv_f32 ? sizeof(float) : sizeof(uint16_t));
+    EW_ASSERT(ew_dtype_row_bytes(s->kv_dtype, (size_t)c->K * c->D, &s->kv_row_bytes));
     size_t rows = (size_t)(s->opt.last_layer - s->opt.first_layer) * 2 * s->opt.n_ctx; /* < 2^9 * 2 * 2^20 */
     s->kv = ew_arena_take(a, rows, s->kv_row_bytes);
 }
@@ -94,12 +58,49 @@ static void take_work(ew_session *s, ew_arena *a)
     w->att = ew_arena_take(a, T, q);
     w->k = ew_arena_take(a, T, kv);
     w->v = ew_arena_take(a, T, kv);
-    w->gate = ew_arena_take(a, T, c->F * sizeof(float));
+    w->gate = ew_arena_take(a, T, c->ungated ? 0 : c->F * sizeof(float));
     w->up = ew_arena_take(a, T, c->F * sizeof(float));
     w->lowrank = ew_arena_take(a, T, s->max_rank * sizeof(float));
     w->logits = ew_arena_take(a, EW_MIN(HEAD_ROWS, T), c->V * sizeof(float));
     w->scratch = ew_arena_take(a, scratch_bytes(s->m, T), 1);
-    s->rope.table = ew_arena_take(a, (size_t)s->opt.n_ctx * (c->n_rot / 2), 2 * sizeof(float));
+    for (size_t i = 0; i < EW_COUNT(s->rope); i++) {
+        size_t half = s->rope[i].n_rot / 2;
+        s->rope[i].table = ew_arena_take(a, (size_t)s->opt.n_ctx * half, 2 * sizeof(float));
+    }
+}
+
+static void prepare_rope(ew_session *s)
+{
+    const ew_model *m = s->m;
+    const ew_model_config *c = &m->cfg;
+    bool beyond = m->rope_long != NULL && s->opt.n_ctx > c->rope_orig_ctx;
+    s->rope[0] = (ew_rope_opt){.kind = c->rope_kind,
+                               .n_rot = c->n_rot,
+                               .theta_base = c->rope_theta,
+                               .mscale = c->rope_mscale,
+                               .freq_factors = beyond ? m->rope_long : m->rope_factors,
+                               .n_table = s->opt.n_ctx};
+    if (c->rope_theta_local != 0) {
+        s->rope[1] = (ew_rope_opt){
+            .kind = c->rope_kind, .n_rot = c->n_rot, .theta_base = c->rope_theta_local, .n_table = s->opt.n_ctx};
+    }
+}
+
+/* The type of the cache, and whether the model allows it. */
+static ew_status prepare_kv(ew_session *s, ew_error *reterr)
+{
+    static const ew_dtype types[] = {
+        [EW_KV_F16] = EW_DTYPE_F16, [EW_KV_F32] = EW_DTYPE_F32, [EW_KV_Q8_0] = EW_DTYPE_Q8_0};
+    if ((unsigned)s->opt.kv_type >= EW_COUNT(types)) {
+        return ew_fail(reterr, EW_EINVAL, "there is no cache type %d", (int)s->opt.kv_type);
+    }
+    s->kv_dtype = types[s->opt.kv_type];
+    if (s->kv_dtype == EW_DTYPE_Q8_0 && s->m->cfg.D % 32 != 0) {
+        return ew_fail(reterr, EW_EINVAL,
+                       "a cache in Q8_0 needs heads of a multiple of 32, this model's have %u. HINT: use f16",
+                       s->m->cfg.D);
+    }
+    return EW_OK;
 }
 
 /* Fills the defaults of opt and checks it against the model. */
@@ -115,7 +116,14 @@ static ew_status session_prepare(ew_session *s, const ew_model *m, const ew_sess
         return ew_fail(reterr, EW_EINVAL, "a context of %u tokens is over the limit of %u", o->n_ctx,
                        EW_LIMIT_CONTEXT_TOK);
     }
-    o->n_batch = EW_MIN(o->n_batch != 0 ? o->n_batch : EW_SESSION_BATCH_DEFAULT, o->n_ctx);
+    if (c->n_pos != 0 && o->n_ctx > c->n_pos) {
+        return ew_fail(reterr, EW_EINVAL, "a context of %u tokens is over the %u positions that the model has learned",
+                       o->n_ctx, c->n_pos);
+    }
+    o->n_batch = EW_MIN(o->n_batch != 0 && !c->encoder ? o->n_batch : EW_SESSION_BATCH_DEFAULT, o->n_ctx);
+    if (c->encoder) {
+        o->n_batch = o->n_ctx; /* every token sees all others */
+    }
     if (o->first_layer == 0 && o->last_layer == 0) {
         o->last_layer = c->L;
     }
@@ -130,12 +138,8 @@ static ew_status session_prepare(ew_session *s, const ew_model *m, const ew_sess
         s->hooks = *o->hooks;
     }
     s->max_rank = EW_MAX(o->max_rank, ew_hooks_max_rank(o->hooks, c->L));
-    s->rope = (ew_rope_opt){.kind = c->rope_kind,
-                            .n_rot = c->n_rot,
-                            .theta_base = c->rope_theta,
-                            .freq_factors = m->rope_factors,
-                            .n_table = o->n_ctx};
-    return EW_OK;
+    prepare_rope(s);
+    return prepare_kv(s, reterr);
 }
 
 /* Bytes of kv and of everything else under s->opt. */
@@ -154,6 +158,7 @@ ew_status ew_session_memory(const ew_model *m, const ew_session_opt *opt, ew_mem
     ew_session s = {0};
     EW_TRY(session_prepare(&s, m, opt, reterr));
     ret_plan->weights_bytes = m->weights_bytes;
+    ret_plan->copied_bytes = m->copied_bytes;
     session_size(&s, &ret_plan->kv_bytes, &ret_plan->workspace_bytes);
     return EW_OK;
 }
@@ -228,9 +233,11 @@ ew_status ew_session_new(const ew_model *m, const ew_session_opt *opt, ew_sessio
     take_kv(s, &s->arena);
     take_work(s, &s->arena);
     EW_ASSERT(!s->arena.overflow);
-    ew_rope_opt fill = s->rope;
-    fill.table = NULL;
-    ew_rope_table(&fill, s->opt.n_ctx, (float *)(uintptr_t)s->rope.table);
+    for (size_t i = 0; i < EW_COUNT(s->rope) && s->rope[i].n_rot > 0; i++) {
+        ew_rope_opt fill = s->rope[i];
+        fill.table = NULL;
+        ew_rope_table(&fill, s->opt.n_ctx, (float *)(uintptr_t)s->rope[i].table);
+    }
     *ret_session = s;
     return EW_OK;
 }
@@ -309,136 +316,6 @@ ew_status ew_session_set_segment(ew_session *s, uint32_t a, uint32_t b, ew_segme
     return EW_OK;
 }
 
-/* ---- the block ---- */
-
-/* y += scale * (x A^T) B^T for the pair on this linear, if there is one. x:[T,C_in], y:[T,F_out]. */
-static void add_lora(ew_session *s, uint32_t layer, ew_linear l, const float *x, size_t T, float *y)
-{
-    if (s->hooks.lora == NULL) {
-        return;
-    }
-    const ew_lora_pair *p = &s->hooks.lora[(size_t)layer * EW_LINEAR_COUNT + (size_t)l];
-    if (p->rank == 0) {
-        return;
-    }
-    const ew_mat *w = &s->m->layer[layer].linear[l];
-    size_t R = p->rank;
-    ew_gemm(&s->opt.exec, &(ew_gemm_args){.M = T,
-                                          .N = R,
-                                          .K = w->cols,
-                                          .alpha = 1,
-                                          .a = x,
-                                          .a_row = w->cols,
-                                          .a_col = 1,
-                                          .b = p->a,
-                                          .b_row = 1,
-                                          .b_col = w->cols,
-                                          .c = s->w.lowrank,
-                                          .c_row = R});
-    ew_gemm(&s->opt.exec, &(ew_gemm_args){.M = T,
-                                          .N = w->rows,
-                                          .K = R,
-                                          .alpha = p->scale,
-                                          .a = s->w.lowrank,
-                                          .a_row = R,
-                                          .a_col = 1,
-                                          .b = p->b,
-                                          .b_row = 1,
-                                          .b_col = R,
-                                          .c = y,
-                                          .c_row = w->rows,
-                                          .accumulate = true});
-}
-
-/* Several linears of a layer on the same input. */
-static void linears(ew_session *s, uint32_t layer, const ew_linear *l, size_t n, const float *x, size_t T,
-                    float *const *y)
-{
-    const ew_mat *w[3];
-    for (size_t i = 0; i < n; i++) {
-        w[i] = &s->m->layer[layer].linear[l[i]];
-    }
-    ew_matmul_multi(&s->opt.exec, w, n, x, T, y, s->w.scratch);
-    for (size_t i = 0; i < n; i++) {
-        add_lora(s, layer, l[i], x, T, y[i]);
-    }
-}
-
-/* Start of the cache of a layer: which 0 = K, 1 = V. */
-static unsigned char *kv_of(const ew_session *s, uint32_t layer, unsigned which)
-{
-    size_t i = (size_t)(layer - s->opt.first_layer) * 2 + which;
-    return s->kv + i * s->opt.n_ctx * s->kv_row_bytes;
-}
-
-/* w->o = O attention(rope(Q xn), rope(K xn), V xn); writes the cache at pos. */
-static void attention(ew_session *s, uint32_t layer, size_t T, uint32_t pos)
-{
-    static const ew_linear qkv[] = {EW_LINEAR_Q, EW_LINEAR_K, EW_LINEAR_V};
-    static const ew_linear o[] = {EW_LINEAR_O};
-    const ew_model_config *c = &s->m->cfg;
-    const ew_exec *e = &s->opt.exec;
-    layer_work *w = &s->w;
-    ew_dtype kv_dtype = s->opt.kv_f32 ? EW_DTYPE_F32 : EW_DTYPE_F16;
-    unsigned char *k = kv_of(s, layer, 0);
-    unsigned char *v = kv_of(s, layer, 1);
-    size_t kv_cols = (size_t)c->K * c->D;
-
-    linears(s, layer, qkv, 3, w->xn, T, (float *const[]){w->q, w->k, w->v});
-    ew_rope(e, &s->rope, w->q, T, c->H, c->D, NULL, pos, false);
-    ew_rope(e, &s->rope, w->k, T, c->K, c->D, NULL, pos, false);
-    ew_store_rows(e, kv_dtype, w->k, T, kv_cols, k + pos * s->kv_row_bytes, s->kv_row_bytes);
-    ew_store_rows(e, kv_dtype, w->v, T, kv_cols, v + pos * s->kv_row_bytes, s->kv_row_bytes);
-    ew_attention(e, &(ew_attention_args){.q = w->q,
-                                         .k = k,
-                                         .v = v,
-                                         .kv_dtype = kv_dtype,
-                                         .kv_row = kv_cols,
-                                         .T = T,
-                                         .pos0 = pos,
-                                         .H = c->H,
-                                         .K = c->K,
-                                         .D = c->D,
-                                         .scale = 1.0F / sqrtf((float)c->D),
-                                         .out = w->att});
-    linears(s, layer, o, 1, w->att, T, &w->o);
-}
-
-/* w->o = Down(silu(Gate xn) * Up xn). */
-static void feed_forward(ew_session *s, uint32_t layer, size_t T)
-{
-    static const ew_linear gate_up[] = {EW_LINEAR_GATE, EW_LINEAR_UP};
-    static const ew_linear down[] = {EW_LINEAR_DOWN};
-    layer_work *w = &s->w;
-    linears(s, layer, gate_up, 2, w->xn, T, (float *const[]){w->gate, w->up});
-    ew_swiglu(&s->opt.exec, w->gate, w->up, T * s->m->cfg.F, w->gate);
-    linears(s, layer, down, 1, w->gate, T, &w->o);
-}
-
-/* Layers [a,b) on x[T,C] in place, T <= n_batch. */
-static void run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, uint32_t pos)
-{
-    const ew_exec *e = &s->opt.exec;
-    size_t C = s->m->cfg.C;
-    float eps = s->m->cfg.norm_eps;
-    for (uint32_t i = a; i < b; i++) {
-        ew_rmsnorm(e, x, s->m->layer[i].attn_norm, T, C, eps, s->w.xn, NULL);
-        attention(s, i, T, pos);
-        ew_vec_add(e, x, s->w.o, T * C);
-        ew_rmsnorm(e, x, s->m->layer[i].ffn_norm, T, C, eps, s->w.xn, NULL);
-        feed_forward(s, i, T);
-        ew_vec_add(e, x, s->w.o, T * C);
-    }
-}
-
-/* Logits of n <= n_batch rows. */
-static void head_chunk(ew_session *s, const float *x, size_t n, float *logits)
-{
-    const ew_model *m = s->m;
-    ew_rmsnorm(&s->opt.exec, x, m->output_norm, n, m->cfg.C, m->cfg.norm_eps, s->w.xn, NULL);
-    ew_matmul(&s->opt.exec, &m->output, s->w.xn, n, logits, s->w.scratch);
-}
-
 /* ---- segments ---- */
 
 static ew_status check_ids(const ew_session *s, const int32_t *ids, size_t n, ew_error *reterr)
@@ -460,10 +337,15 @@ static ew_status check_room(const ew_session *s, size_t pos, size_t n, ew_error 
     return EW_OK;
 }
 
-ew_status ew_session_embed(ew_session *s, const int32_t *ids, size_t n, float *ret_x, ew_error *reterr)
+ew_status ew_session_embed(ew_session *s, const int32_t *ids, size_t n, uint32_t pos, float *ret_x, ew_error *reterr)
 {
     EW_TRY(check_ids(s, ids, n, reterr));
-    ew_embed(&s->opt.exec, &s->m->token_embd, ids, n, ret_x);
+    EW_TRY(check_room(s, pos, n, reterr));
+    for (size_t done = 0; done < n;) {
+        size_t T = EW_MIN(n - done, s->opt.n_batch);
+        ew__embed_chunk(s, ids + done, T, pos + (uint32_t)done, ret_x + done * s->m->cfg.C);
+        done += T;
+    }
     return EW_OK;
 }
 
@@ -476,19 +358,27 @@ ew_status ew_session_run(ew_session *s, uint32_t a, uint32_t b, float *x, size_t
     EW_TRY(check_room(s, pos, n, reterr));
     for (size_t done = 0; done < n;) {
         size_t T = EW_MIN(n - done, s->opt.n_batch);
-        run_chunk(s, a, b, x + done * s->m->cfg.C, T, pos + (uint32_t)done);
+        ew__run_chunk(s, a, b, x + done * s->m->cfg.C, T, pos + (uint32_t)done);
         done += T;
     }
     return EW_OK;
 }
 
+static ew_status refuse_encoder(const ew_session *s, ew_error *reterr)
+{
+    return s->m->cfg.encoder
+               ? ew_fail(reterr, EW_EINVAL, "%s is an encoder: it has hidden states and embeddings, no next token",
+                         s->m->cfg.name)
+               : EW_OK;
+}
+
 ew_status ew_session_head_all(ew_session *s, const float *x, size_t n, float *ret_logits, ew_error *reterr)
 {
-    (void)reterr;
+    EW_TRY(refuse_encoder(s, reterr));
     const ew_model_config *c = &s->m->cfg;
     for (size_t done = 0; done < n;) {
         size_t T = EW_MIN(n - done, s->opt.n_batch);
-        head_chunk(s, x + done * c->C, T, ret_logits + done * c->V);
+        ew__head_chunk(s, x + done * c->C, T, ret_logits + done * c->V);
         done += T;
     }
     return EW_OK;
@@ -501,12 +391,19 @@ ew_status ew_session_head(ew_session *s, const float *x, float *ret_logits, ew_e
 
 /* ---- the whole model ---- */
 
-static ew_status check_eval(const ew_session *s, const int32_t *ids, size_t n, ew_error *reterr)
+static ew_status check_all_layers(const ew_session *s, ew_error *reterr)
 {
     if (s->opt.first_layer != 0 || s->opt.last_layer != s->m->cfg.L) {
         return ew_fail(reterr, EW_EINVAL, "this session has layers [%u, %u) only; use ew_session_run",
                        s->opt.first_layer, s->opt.last_layer);
     }
+    return EW_OK;
+}
+
+static ew_status check_eval(const ew_session *s, const int32_t *ids, size_t n, ew_error *reterr)
+{
+    EW_TRY(refuse_encoder(s, reterr));
+    EW_TRY(check_all_layers(s, reterr));
     if (n == 0) {
         return ew_fail(reterr, EW_EINVAL, "there is no token to evaluate");
     }
@@ -519,13 +416,13 @@ static ew_status eval_chunk(ew_session *s, const int32_t *ids, size_t rest, size
 {
     size_t T = EW_MIN(rest, s->opt.n_batch);
     uint32_t L = s->m->cfg.L;
-    ew_embed(&s->opt.exec, &s->m->token_embd, ids, T, s->w.x);
+    ew__embed_chunk(s, ids, T, s->pos, s->w.x);
     if (s->segment.a == s->segment.b) {
-        run_chunk(s, 0, L, s->w.x, T, s->pos);
+        ew__run_chunk(s, 0, L, s->w.x, T, s->pos);
     } else {
-        run_chunk(s, 0, s->segment.a, s->w.x, T, s->pos);
+        ew__run_chunk(s, 0, s->segment.a, s->w.x, T, s->pos);
         EW_TRY(s->segment.fn(s->segment.ctx, s->w.x, T, s->pos, reterr));
-        run_chunk(s, s->segment.b, L, s->w.x, T, s->pos);
+        ew__run_chunk(s, s->segment.b, L, s->w.x, T, s->pos);
     }
     s->pos += (uint32_t)T;
     *ret_T = T;
@@ -540,7 +437,7 @@ ew_status ew_session_eval(ew_session *s, const int32_t *ids, size_t n, float *re
         EW_TRY(eval_chunk(s, ids + done, n - done, &T, reterr));
     }
     if (ret_logits != NULL) {
-        head_chunk(s, s->w.x + (T - 1) * s->m->cfg.C, 1, ret_logits);
+        ew__head_chunk(s, s->w.x + (T - 1) * s->m->cfg.C, 1, ret_logits);
     }
     return EW_OK;
 }
@@ -551,7 +448,7 @@ ew_status ew_session_eval_all(ew_session *s, const int32_t *ids, size_t n, float
     size_t T;
     for (size_t done = 0; done < n; done += T) {
         EW_TRY(eval_chunk(s, ids + done, n - done, &T, reterr));
-        head_chunk(s, s->w.x, T, ret_logits + done * s->m->cfg.V);
+        ew__head_chunk(s, s->w.x, T, ret_logits + done * s->m->cfg.V);
     }
     return EW_OK;
 }
@@ -574,7 +471,7 @@ ew_status ew_session_nll(ew_session *s, const int32_t *ids, size_t n, size_t n_p
         size_t first = n_prompt - 1 > done ? n_prompt - 1 - done : 0; /* row t predicts token done + t + 1 */
         for (size_t t = first; t < T;) {
             size_t rows = EW_MIN(T - t, rows_max);
-            head_chunk(s, s->w.x + t * c->C, rows, s->w.logits);
+            ew__head_chunk(s, s->w.x + t * c->C, rows, s->w.logits);
             for (size_t r = 0; r < rows; r++, t++) {
                 sum -= ew_log_prob(s->w.logits + r * c->V, c->V, ids[done + t + 1]);
             }
@@ -582,5 +479,45 @@ ew_status ew_session_nll(ew_session *s, const int32_t *ids, size_t n, size_t n_p
     }
     *ret_nll = sum;
     *ret_n = n - n_prompt;
+    return EW_OK;
+}
+
+/* ---- encoders ---- */
+
+static void pool(const float *x, size_t n, size_t C, ew_pooling pooling, float *ret)
+{
+    if (pooling != EW_POOLING_MEAN) {
+        memcpy(ret, x + (pooling == EW_POOLING_LAST ? (n - 1) * C : 0), C * sizeof(float));
+        return;
+    }
+    for (size_t i = 0; i < C; i++) {
+        double sum = 0;
+        for (size_t t = 0; t < n; t++) {
+            sum += (double)x[t * C + i];
+        }
+        ret[i] = (float)(sum / (double)n);
+    }
+}
+
+ew_status ew_session_encode(ew_session *s, const int32_t *ids, size_t n, ew_pooling pooling, float *ret,
+                            ew_error *reterr)
+{
+    const ew_model_config *c = &s->m->cfg;
+    if (!c->encoder) {
+        return ew_fail(reterr, EW_EINVAL, "%s is no encoder", c->name);
+    }
+    EW_TRY(check_all_layers(s, reterr));
+    if (n == 0) {
+        return ew_fail(reterr, EW_EINVAL, "there is no token to encode");
+    }
+    EW_TRY(check_ids(s, ids, n, reterr));
+    EW_TRY(check_room(s, 0, n, reterr));
+    ew__embed_chunk(s, ids, n, 0, s->w.x);
+    ew__run_chunk(s, 0, c->L, s->w.x, n, 0);
+    if (pooling == EW_POOLING_NONE) {
+        memcpy(ret, s->w.x, n * c->C * sizeof(float));
+    } else {
+        pool(s->w.x, n, c->C, pooling, ret);
+    }
     return EW_OK;
 }

@@ -17,14 +17,21 @@ typedef struct ew_session ew_session;
 
 #define EW_SESSION_BATCH_DEFAULT 128u
 
+/* How keys and values are kept. */
+typedef enum ew_kv_type {
+    EW_KV_F16 = 0,
+    EW_KV_F32,
+    EW_KV_Q8_0 /* blocks of 32 within a head: D % 32 == 0 */
+} ew_kv_type;
+
 /* Zero = default for every member; exec.kern NULL = the best for this CPU, exec.pool NULL = serial. */
 typedef struct ew_session_opt {
-    uint32_t n_ctx;              /* capacity, tok; 0 = the model's training context, at most 4096 */
-    uint32_t n_batch;            /* largest chunk that is computed at once, tok; 0 = EW_SESSION_BATCH_DEFAULT */
-    ew_exec exec;                /* kernels and threads; the pool must outlive the session */
-    const ew_hooks *hooks;       /* borrowed; NULL = none */
-    uint32_t max_rank;           /* workspace for later ew_session_set_hooks; at least the rank of hooks */
-    bool kv_f32;                 /* cache in f32 instead of f16 */
+    uint32_t n_ctx;        /* capacity, tok; 0 = the model's training context, at most 4096 */
+    uint32_t n_batch;      /* largest chunk computed at once, tok; 0 = EW_SESSION_BATCH_DEFAULT; encoders: n_ctx */
+    ew_exec exec;          /* kernels and threads; the pool must outlive the session */
+    const ew_hooks *hooks; /* borrowed; NULL = none */
+    uint32_t max_rank;     /* workspace for later ew_session_set_hooks; at least the rank of hooks */
+    ew_kv_type kv_type;    /* of the cache */
     uint64_t memory_limit_bytes; /* kv + workspace (not the weights) may not exceed this; 0 = no limit */
     uint32_t first_layer;        /* layers [first_layer, last_layer) have a cache here; both 0 = all */
     uint32_t last_layer;
@@ -32,6 +39,7 @@ typedef struct ew_session_opt {
 
 typedef struct ew_memory_plan {
     uint64_t weights_bytes;   /* tensors of the whole model, as stored (mapped, shared by sessions) */
+    uint64_t copied_bytes;    /* memory of its own that the model took at opening (shared by sessions) */
     uint64_t kv_bytes;        /* cache of the session */
     uint64_t workspace_bytes; /* scratch of the session */
 } ew_memory_plan;
@@ -43,7 +51,8 @@ ew_status ew_session_memory(const ew_model *m, const ew_session_opt *opt, ew_mem
 ew_status ew_model_memory(const ew_model *m, uint32_t n_ctx, uint32_t n_batch, ew_memory_plan *ret_plan,
                           ew_error *reterr) EW_MUST_CHECK;
 
-/* Takes a reference to m. EW_EINVAL (bad range, context beyond EW_LIMIT_CONTEXT_TOK), EW_ELIMIT past memory_limit_bytes: the message
+/* Takes a reference to m. EW_EINVAL (bad range, context beyond EW_LIMIT_CONTEXT_TOK or beyond the model's learned positions, a cache type
+ * that the head size does not allow). With longrope positions the context decides which divisors hold for the whole session. EW_ELIMIT past memory_limit_bytes: the message
  * has the largest context that would fit; EW_ENOMEM. */
 ew_status ew_session_new(const ew_model *m, const ew_session_opt *opt, ew_session **ret_session,
                          ew_error *reterr) EW_MUST_CHECK;
@@ -66,7 +75,8 @@ typedef ew_status (*ew_segment_fn)(void *ctx, float *x, size_t n, uint32_t pos, 
 ew_status ew_session_set_segment(ew_session *s, uint32_t a, uint32_t b, ew_segment_fn fn, void *ctx,
                                  ew_error *reterr) EW_MUST_CHECK;
 
-/* Appends n tokens (any n > 0; computed in chunks of n_batch). ret_logits[V] of the last one, or NULL. A session of all layers only.
+/* Encoders have no next token: eval, nll and head are EW_EINVAL for them.
+ * Appends n tokens (any n > 0; computed in chunks of n_batch). ret_logits[V] of the last one, or NULL. A session of all layers only.
  * EW_EINVAL for an id outside the vocabulary, EW_ELIMIT when the context is full (nothing was appended). */
 ew_status ew_session_eval(ew_session *s, const int32_t *ids, size_t n, float *ret_logits,
                           ew_error *reterr) EW_MUST_CHECK;
@@ -78,8 +88,15 @@ ew_status ew_session_eval_all(ew_session *s, const int32_t *ids, size_t n, float
 ew_status ew_session_nll(ew_session *s, const int32_t *ids, size_t n, size_t n_prompt, double *ret_nll, size_t *ret_n,
                          ew_error *reterr) EW_MUST_CHECK;
 
-/* Hidden states of n tokens from the embedding table: ret_x[n,C]. No state changes. */
-ew_status ew_session_embed(ew_session *s, const int32_t *ids, size_t n, float *ret_x, ew_error *reterr) EW_MUST_CHECK;
+/* Hidden states that the first layer reads, of n tokens at positions pos .. pos+n-1: ret_x[n,C]. The embedding with its scale, learned
+ * positions, token type 0 and norm, where the model has them. No state changes. EW_ELIMIT when pos + n exceeds n_ctx. */
+ew_status ew_session_embed(ew_session *s, const int32_t *ids, size_t n, uint32_t pos, float *ret_x,
+                           ew_error *reterr) EW_MUST_CHECK;
+/* An encoder's answer to n <= n_ctx tokens, which all see each other: pooling NONE gives ret[n,C], the last hidden states; the others one
+ * vector ret[C], not normalised (ew_model_config.pooling says what the model was trained for). The session keeps nothing.
+ * EW_EINVAL for a model that is no encoder, n == 0 or an id outside the vocabulary. */
+ew_status ew_session_encode(ew_session *s, const int32_t *ids, size_t n, ew_pooling pooling, float *ret,
+                            ew_error *reterr) EW_MUST_CHECK;
 /* Layers [a,b) over x[n,C] in place at positions pos .. pos+n-1; their cache is written at those positions and must be valid
  * before them (for these layers: run earlier or pos == 0). Chunked by n_batch. Does not move ew_session_pos: the caller of segments owns the
  * position. EW_EINVAL when [a,b) is not within the session's layers; EW_ELIMIT when pos + n exceeds n_ctx. */

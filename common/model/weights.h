@@ -21,24 +21,29 @@ typedef enum ew_linear {
     EW_LINEAR_COUNT
 } ew_linear;
 
-/* "q_proj" … "down_proj" (Hugging Face) and "attn_q" … "ffn_down" (GGUF). */
+/* "q_proj" … "down_proj" (Hugging Face, as Llama has them) and "attn_q" … "ffn_down" (GGUF). */
 const char *ew_linear_hf_name(ew_linear l);
 const char *ew_linear_gguf_name(ew_linear l);
-/* [rows, cols] of a linear layer under a configuration. */
+/* [rows, cols] of a linear layer under a configuration; 0 rows for the gate of an ungated model. */
 void ew_linear_shape(const ew_model_config *cfg, ew_linear l, uint32_t *ret_rows, uint32_t *ret_cols);
 
+/* NULL = the family has none. */
 typedef struct ew_layer_weights {
-    ew_mat linear[EW_LINEAR_COUNT];
-    const float *attn_norm; /* [C] RMSNorm before attention */
-    const float *ffn_norm;  /* [C] RMSNorm before the feed-forward */
+    ew_mat linear[EW_LINEAR_COUNT]; /* GATE has 0 rows in an ungated model; slices where the file has fused matrices */
+    const float *bias[EW_LINEAR_COUNT];   /* [rows] or NULL */
+    const float *attn_norm, *attn_norm_b; /* [C] before attention (after it with norm_after), and its shift */
+    const float *ffn_norm, *ffn_norm_b;   /* [C] before the feed-forward (after it); NULL: attn_norm serves both */
+    const float *attn_post_norm;          /* [C] on what attention gives */
+    const float *ffn_post_norm;           /* [C] on what the feed-forward gives */
+    const float *q_norm, *k_norm;         /* [D], or [H,D] and [K,D] with qk_norm_heads */
 } ew_layer_weights;
 
 /* i_layer < L. */
 const ew_layer_weights *ew_model_layer(const ew_model *m, uint32_t i_layer);
 const ew_mat *ew_model_token_embd(const ew_model *m); /* [V, C] */
-const ew_mat *ew_model_output(const ew_model *m);     /* [V, C]; the same data as token_embd when tied */
+const ew_mat *ew_model_output(const ew_model *m); /* [V, C]; the same data as token_embd when tied; 0 rows: encoder */
 const float *ew_model_output_norm(const ew_model *m); /* [C] */
-/* Divisors of the rotary frequencies, [n_rot/2], for ew_rope's freq_factors; NULL when there is no scaling. */
+/* Divisors of the rotary frequencies, [n_rot/2], for ew_rope's freq_factors; NULL when there is no scaling. LONGROPE: the short ones. */
 const float *ew_model_rope_factors(const ew_model *m);
 
 /* f32 weights in the caller's memory, for training from scratch. */
@@ -55,10 +60,15 @@ typedef struct ew_model_floats {
     const ew_layer_floats *layer; /* [L]; the array itself is copied */
 } ew_model_floats;
 
-/* A model over float arrays that stay the caller's and must outlive it; they may change between (not during) evaluations.
+/* A model of the families without further weights (Llama, Mistral and whatever of windows, scales and caps is added to them) over float
+ * arrays that stay the caller's and must outlive it; they may change between (not during) evaluations.
  * cfg->tied_head is set from weights->output. vocab (NULL = none) is copied. cfg is checked like a file's. */
 ew_status ew_model_from_floats(const ew_model_config *cfg, const ew_vocab *vocab, const ew_model_floats *weights,
                                ew_model **ret_model, ew_error *reterr) EW_MUST_CHECK;
+
+/* EW_OK when train/ can compute the gradients of such a model: the Llama block. EW_EUNSUPPORTED with the first feature that is missing.
+ * Before anything is allocated. */
+ew_status ew_model_check_trainable(const ew_model_config *cfg, ew_error *reterr) EW_MUST_CHECK;
 
 /* Checks a configuration: every count in range, H % K, n_rot, V; the message names the field. */
 ew_status ew_model_config_check(const ew_model_config *cfg, ew_error *reterr) EW_MUST_CHECK;

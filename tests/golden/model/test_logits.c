@@ -60,7 +60,7 @@ static double error_of(const ew_model *m, const float *want, const ew_kern *kern
 {
     float got[N * V];
     ew_session *s = NULL;
-    ew_session_opt opt = {.n_batch = 10, .exec = {kern, pool}, .kv_f32 = true};
+    ew_session_opt opt = {.n_batch = 10, .exec = {kern, pool}, .kv_type = EW_KV_F32};
     assert_ok(ew_session_new(m, &opt, &s, err));
     assert_ok(ew_session_eval_all(s, ids, N, got, err));
     ew_session_free(&s);

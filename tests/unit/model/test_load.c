@@ -138,7 +138,7 @@ static void logits_of(const ew_model *m, float *ret)
     int32_t ids[N];
     ew_session *s = NULL;
     tiny_ids(ew_model_config_of(m)->V, 77, ids, N);
-    ew_session_opt opt = {.n_ctx = N, .exec.kern = ew_kern_get("ref"), .kv_f32 = true};
+    ew_session_opt opt = {.n_ctx = N, .exec.kern = ew_kern_get("ref"), .kv_type = EW_KV_F32};
     assert_ok(ew_session_new(m, &opt, &s, err));
     assert_ok(ew_session_eval_all(s, ids, N, ret, err));
     ew_session_free(&s);
@@ -222,11 +222,20 @@ static void what_a_directory_cannot_be_is_named(void **state)
     const refusal list[] = {
         {{.embed = true, .tied = "false"}, EW_ECORRUPT, "lm_head.weight"},
         {{.tied = "true"}, EW_ECORRUPT, "model.embed_tokens.weight"},
-        {{.embed = true, .extra = ", \"attention_bias\": true"}, EW_EUNSUPPORTED, "attention_bias"},
-        {{.embed = true, .extra = ", \"hidden_act\": \"gelu\""}, EW_EUNSUPPORTED, "gelu"},
-        {{.embed = true, .extra = ", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 2.0}"},
+        {{.embed = true, .extra = ", \"attention_bias\": true"}, EW_ECORRUPT, "q_proj.bias"},
+        {{.embed = true, .extra = ", \"hidden_act\": \"quick_gelu\""}, EW_EUNSUPPORTED, "quick_gelu"},
+        {{.embed = true, .extra = ", \"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 2.0}"},
          EW_EUNSUPPORTED,
-         "yarn"},
+         "dynamic"},
+        {{.embed = true, .extra = ", \"num_local_experts\": 8"}, EW_EUNSUPPORTED, "mixture of 8 experts"},
+        {{.embed = true, .extra = ", \"layer_types\": [\"linear_attention\"], \"sliding_window\": 8"},
+         EW_ECORRUPT,
+         "kinds of attention"},
+        {{.embed = true,
+          .extra = ", \"layer_types\": [\"full_attention\", \"full_attention\", \"linear_attention\"], "
+                   "\"sliding_window\": 8"},
+         EW_EUNSUPPORTED,
+         "linear_attention"},
         {{.embed = true, .extra = ", \"quantization_config\": {\"quant_method\": \"gptq\"}"}, EW_EUNSUPPORTED, "gptq"},
         {{.embed = true, .skip = "model.layers.2.mlp.up_proj.weight"},
          EW_ECORRUPT,
@@ -236,7 +245,16 @@ static void what_a_directory_cannot_be_is_named(void **state)
         {{.embed = true, .wrong_shape = true}, EW_ECORRUPT, "k_proj"},
         {{.embed = true, .replace = "{\"architectures\": [\"MambaForCausalLM\"]}"},
          EW_EUNSUPPORTED,
-         "MambaForCausalLM"},
+         "'MambaForCausalLM' is not supported: this build lacks a state-space block"},
+        {{.embed = true, .replace = "{\"architectures\": [\"MixtralForCausalLM\"]}"},
+         EW_EUNSUPPORTED,
+         "mixture of experts"},
+        {{.embed = true, .replace = "{\"architectures\": [\"DeepseekV3ForCausalLM\"]}"}, EW_EUNSUPPORTED, "latent"},
+        {{.embed = true, .replace = "{\"architectures\": [\"BloomForCausalLM\"]}"}, EW_EUNSUPPORTED, "ALiBi"},
+        {{.embed = true, .replace = "{\"architectures\": [\"LlavaForConditionalGeneration\"]}"},
+         EW_EUNSUPPORTED,
+         "inputs other than text"},
+        {{.embed = true, .replace = "{\"architectures\": [\"XyzForCausalLM\"]}"}, EW_EUNSUPPORTED, "gemma3"},
         {{.embed = true, .replace = "{\"architectures\": []}"}, EW_ECORRUPT, "architectures"},
         {{.embed = true, .replace = "{\"architectures\": [\"LlamaForCausalLM\"]}"}, EW_ECORRUPT, "hidden_size"},
         {{.embed = true, .replace = "[1]"}, EW_ECORRUPT, "object"},
@@ -389,7 +407,7 @@ static void conversion_rounds_what_the_block_divides(void **state)
         last = diff;
     }
     assert_int_equal(
-        ew_model_save_gguf(t.model, path_of("c.gguf"), &(ew_save_opt){.convert = true, .dtype = EW_DTYPE_Q6_K}, NULL),
+        ew_model_save_gguf(t.model, path_of("c.gguf"), &(ew_save_opt){.convert = true, .dtype = EW_DTYPE_I8}, NULL),
         EW_EUNSUPPORTED);
     tiny_release(&t);
 }
@@ -475,10 +493,15 @@ static void what_a_file_cannot_be_is_named(void **state)
         const char *says;
     } list[] = {
         {NULL, NULL, NULL, EW_OK, ""},
-        {"general.architecture", "mamba", NULL, EW_EUNSUPPORTED, "mamba"},
+        {"general.architecture", "mamba", NULL, EW_EUNSUPPORTED, "lacks a state-space block"},
+        {"general.architecture", "deepseek2", NULL, EW_EUNSUPPORTED, "latent attention"},
+        {"general.architecture", "rwkv7", NULL, EW_EUNSUPPORTED, "recurrent"},
+        {"general.architecture", "gptneo", NULL, EW_EUNSUPPORTED, "no GGUF form"},
+        {"general.architecture", "xyz", NULL, EW_EUNSUPPORTED, "llama, qwen2"},
         {"general.type", "adapter", NULL, EW_EINVAL, "adapter"},
         {"llama.expert_count", "8", NULL, EW_EUNSUPPORTED, "llama.expert_count"},
-        {"llama.rope.scaling.type", "yarn", NULL, EW_EUNSUPPORTED, "yarn"},
+        {"llama.rope.scaling.type", "yarn", NULL, EW_ECORRUPT, "factor 0"},
+        {"llama.rope.scaling.type", "dynamic", NULL, EW_EUNSUPPORTED, "dynamic"},
         {"llama.block_count", "4", NULL, EW_ECORRUPT, "blk.3."},
         {"llama.block_count", "2", NULL, EW_EUNSUPPORTED, "blk.2."},
         {"llama.block_count", "4000000000", NULL, EW_EUNSUPPORTED, "layers"},
@@ -488,7 +511,8 @@ static void what_a_file_cannot_be_is_named(void **state)
         {"llama.attention.head_count", "many", NULL, EW_EUNSUPPORTED, "llama.attention.head_count"},
         {"llama.attention.value_length", "8", NULL, EW_EUNSUPPORTED, "value heads"},
         {"llama.vocab_size", "66", NULL, EW_ECORRUPT, "token_embd.weight"},
-        {NULL, NULL, "blk.0.attn_q.bias", EW_EUNSUPPORTED, "biases"},
+        {NULL, NULL, "blk.0.attn_q.bias", EW_ECORRUPT, "blk.0.attn_q.bias"},
+        {NULL, NULL, "blk.0.attn_norm.bias", EW_EUNSUPPORTED, "no biases"},
         {NULL, NULL, "blk.0.ffn_gate_inp.weight", EW_EUNSUPPORTED, "ffn_gate_inp"},
         {NULL, NULL, "rope_freqs.weight", EW_ECORRUPT, "rope_freqs.weight"},
     };

@@ -28,20 +28,23 @@ static void segments_compose_bit_for_bit_at_every_cut(void **state)
         int32_t ids[N];
         tiny_ids(cfg.V, 4, ids, N);
         float whole[N * 67];
-        ew_session *s = session(&t, (ew_session_opt){.kv_f32 = kv_f32, .n_batch = 8});
+        ew_session *s = session(&t, (ew_session_opt){.kv_type = kv_f32 ? EW_KV_F32 : EW_KV_F16, .n_batch = 8});
         assert_ok(ew_session_eval_all(s, ids, N, whole, err));
         ew_session_free(&s);
         for (uint32_t k = 0; k <= cfg.L; k++) {
-            ew_session *low =
-                k > 0 ? session(&t, (ew_session_opt){.kv_f32 = kv_f32, .first_layer = 0, .last_layer = k}) : NULL;
-            ew_session *high =
-                k < cfg.L ? session(&t, (ew_session_opt){.kv_f32 = kv_f32, .first_layer = k, .last_layer = cfg.L})
-                          : NULL;
+            ew_session *low = k > 0 ? session(&t, (ew_session_opt){.kv_type = kv_f32 ? EW_KV_F32 : EW_KV_F16,
+                                                                   .first_layer = 0,
+                                                                   .last_layer = k})
+                                    : NULL;
+            ew_session *high = k < cfg.L ? session(&t, (ew_session_opt){.kv_type = kv_f32 ? EW_KV_F32 : EW_KV_F16,
+                                                                        .first_layer = k,
+                                                                        .last_layer = cfg.L})
+                                         : NULL;
             ew_session *any = low != NULL ? low : high;
             for (uint32_t pos = 0; pos < N; pos += 7) { /* another chunking than above */
                 float x[7 * 32];
                 float logits[7 * 67];
-                assert_ok(ew_session_embed(any, ids + pos, 7, x, err));
+                assert_ok(ew_session_embed(any, ids + pos, 7, (uint32_t)pos, x, err));
                 if (low != NULL) {
                     assert_ok(ew_session_run(low, 0, k, x, 7, pos, err));
                 }
@@ -310,8 +313,8 @@ static void a_lora_hook_equals_merged_weights(void **state)
     float plain[67];
     float hooked[67];
     float want[67];
-    ew_session *s = session(&t, (ew_session_opt){.hooks = &hooks, .kv_f32 = true});
-    ew_session *m = session(&merged, (ew_session_opt){.kv_f32 = true});
+    ew_session *s = session(&t, (ew_session_opt){.hooks = &hooks, .kv_type = EW_KV_F32});
+    ew_session *m = session(&merged, (ew_session_opt){.kv_type = EW_KV_F32});
     assert_ok(ew_session_eval(s, ids, N, hooked, err));
     assert_ok(ew_session_eval(m, ids, N, want, err));
     assert_ok(ew_session_set_hooks(s, NULL, err));

@@ -192,7 +192,7 @@ static void eval(const ew_model *m, const ew_hooks *hooks, float *logits)
 {
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_session) s = NULL;
-    const ew_session_opt so = {.n_ctx = 16, .exec = {ew_kern_get("ref"), NULL}, .hooks = hooks, .kv_f32 = true};
+    const ew_session_opt so = {.n_ctx = 16, .exec = {ew_kern_get("ref"), NULL}, .hooks = hooks, .kv_type = EW_KV_F32};
     assert_ok(ew_session_new(m, &so, &s, &err), &err);
     const int32_t ids[] = {1, 5, 9, 30, 2};
     assert_ok(ew_session_eval(s, ids, EW_COUNT(ids), logits, &err), &err);

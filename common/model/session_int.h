@@ -1,0 +1,52 @@
+/* What session.c (memory, chunks) and layer.c (the block) share. */
+#ifndef EW_MODEL_SESSION_INT_H
+#define EW_MODEL_SESSION_INT_H
+
+#include "base/arena.h"
+#include "model/model_int.h"
+#include "model/session.h"
+
+#define HEAD_ROWS 8u /* rows of logits that nll keeps at once */
+
+/* Workspace of layer evaluation; arrays of n_batch rows. */
+typedef struct layer_work {
+    float *x;       /* [T,C] hidden states of eval */
+    float *xn;      /* [T,C] normalised input */
+    float *q;       /* [T,H*D] */
+    float *k, *v;   /* [T,K*D] */
+    float *att;     /* [T,H*D] */
+    float *o;       /* [T,C] output of O and of Down */
+    float *gate;    /* [T,F] */
+    float *up;      /* [T,F] */
+    float *lowrank; /* [T,max_rank] */
+    float *logits;  /* [HEAD_ROWS,V] */
+    void *scratch;  /* for products */
+} layer_work;
+
+struct ew_session {
+    ew_model *m;        /* a reference */
+    ew_session_opt opt; /* defaults filled in */
+    ew_hooks hooks;     /* copy of what was given */
+    struct {
+        uint32_t a, b;    /* layers [a, b) run by fn; a == b: none do */
+        ew_segment_fn fn; /* */
+        void *ctx;        /* */
+    } segment;
+    ew_rope_opt rope[2]; /* with table and factors: of all layers, of local ones with a base of their own */
+    uint32_t pos;        /* tokens appended by eval */
+    uint32_t max_rank;   /* of low-rank workspace */
+    ew_dtype kv_dtype;   /* */
+    size_t kv_row_bytes; /* of one position of one layer's K or V */
+    unsigned char *kv;   /* [last-first][K, V][n_ctx] rows */
+    layer_work w;        /* */
+    ew_arena arena;      /* owns kv and workspace */
+};
+
+/* x[T,C] of tokens at pos …, T <= n_batch. */
+void ew__embed_chunk(ew_session *s, const int32_t *ids, size_t T, uint32_t pos, float *x);
+/* Layers [a,b) on x[T,C] in place, T <= n_batch; writes their cache at pos. */
+void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, uint32_t pos);
+/* Logits of n <= n_batch rows. */
+void ew__head_chunk(ew_session *s, const float *x, size_t n, float *logits);
+
+#endif
