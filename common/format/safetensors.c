@@ -30,11 +30,13 @@ struct ew_safetensors {
     ew_map *by_name; /* made when the array no longer grows */
 };
 
+/* Masks and counters that old files hold are listed by their size: nothing computes with I8. */
 static const struct {
     const char *name;
     ew_dtype type;
 } types[] = {{"F32", EW_DTYPE_F32}, {"F16", EW_DTYPE_F16}, {"BF16", EW_DTYPE_BF16}, {"F64", EW_DTYPE_F64},
-             {"I8", EW_DTYPE_I8},   {"I16", EW_DTYPE_I16}, {"I32", EW_DTYPE_I32},   {"I64", EW_DTYPE_I64}};
+             {"I8", EW_DTYPE_I8},   {"I16", EW_DTYPE_I16}, {"I32", EW_DTYPE_I32},   {"I64", EW_DTYPE_I64},
+             {"BOOL", EW_DTYPE_I8}, {"U8", EW_DTYPE_I8}};
 
 typedef struct st_file {
     const char *name;
