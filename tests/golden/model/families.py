@@ -51,6 +51,8 @@ F = {
     "qwen2": ("Qwen2", base(48, 6, 2, 40, tie_word_embeddings=True,
                             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
               {"extra": {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1}}),
+    "qwen2-yarn": ("Qwen2", base(48, 3, 1, 40, tie_word_embeddings=True, max_position_embeddings=64, rope_parameters={
+        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}), {}),
     "qwen3": ("Qwen3", base(48, 4, 2, 40, head_dim=16, tie_word_embeddings=False,
                             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}), {}),
     "phi2": ("Phi", base(40, 5, 5, 160, partial_rotary_factor=0.5, hidden_act="gelu_new", layer_norm_eps=1e-5,
@@ -202,6 +204,8 @@ def state_for_file(m, name, dtype):
     if name == "gpt2":
         for i in range(2):
             out[f"h.{i}.attn.bias"] = torch.tril(torch.ones(1, 1, 48, 48, dtype=torch.uint8)).to(torch.float32)
+    if name.startswith("gptneox"):
+        out["embed_out.weight"] = out.pop("lm_head.weight")
     if name == "gptneox":
         for i in range(2):
             a = f"gpt_neox.layers.{i}.attention."

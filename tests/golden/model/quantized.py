@@ -2,7 +2,7 @@
 """What llama.cpp makes of two wide models in each quantized type: SHA-256 of every tensor, and logits. See README.md.
 
 Run: quantized.py OUT LLAMA_QUANTIZE LLAMA_LOGITS. The weights are made here and, the same, in test_quantized.c; no file of them
-is kept. OUT gets sums.txt (model, type, tensor, first 16 hex digits) and <model>.logits.f32 [types, ids, vocabulary]."""
+is kept. OUT gets sums.txt (model, mix or "pure", tensor, type, first 16 hex digits) and <model>.logits.f32 [types, ids, vocabulary]."""
 import hashlib
 import pathlib
 import subprocess
@@ -14,6 +14,7 @@ import numpy as np
 
 C, H, K, D, FF, V, L, N = 256, 8, 4, 32, 512, 64, 2, 16
 TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
+MIXES = ["Q4_0", "Q8_0", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS"]
 M64 = (1 << 64) - 1
 
 
@@ -87,8 +88,20 @@ def write(path, arch):
     w.close()
 
 
+def quantize_to(program, d, kind, *flags):
+    q = d / "q.gguf"
+    subprocess.run([program, *flags, d / "f32.gguf", q, kind, "1"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return q
+
+
+def sums_of(q, arch, mix):
+    for x in sorted(gguf.GGUFReader(q).tensors, key=lambda x: x.name):
+        if len(x.shape) > 1:
+            yield f"{arch} {mix} {x.name} {x.tensor_type.name} {hashlib.sha256(x.data.tobytes()).hexdigest()[:16]}"
+
+
 def main():
-    out, quantize, tool = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    out, program, tool = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     out.mkdir(exist_ok=True)
     ids = [1] + [int(3 + x % (V - 3)) for x in draws("ids", N - 1) + 131070]
     (out / "ids.txt").write_text("\n".join(map(str, ids)) + "\n")
@@ -99,17 +112,13 @@ def main():
             write(d / "f32.gguf", arch)
             blob = b""
             for t in ["F32"] + TYPES:
-                q = d / "q.gguf"
-                if t == "F32":
-                    q = d / "f32.gguf"
-                else:
-                    name = {"Q2_K": "Q2_K", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}.get(t, t)
-                    subprocess.run([quantize, "--pure", "--token-embedding-type", t, "--output-tensor-type", t, d / "f32.gguf", q,
-                                    name, "1"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                    for x in sorted(gguf.GGUFReader(q).tensors, key=lambda x: x.name):
-                        assert len(x.shape) == 1 or x.tensor_type.name == t, (t, x.name, x.tensor_type)
-                        if len(x.shape) > 1:
-                            sums.append(f"{arch} {t} {x.name} {hashlib.sha256(x.data.tobytes()).hexdigest()[:16]}")
+                q = d / "f32.gguf"
+                if t != "F32":
+                    kind = t + "_M" if t in ("Q3_K", "Q4_K", "Q5_K") else t
+                    q = quantize_to(program, d, kind, "--pure", "--token-embedding-type", t, "--output-tensor-type", t)
+                    lines = list(sums_of(q, arch, "pure"))
+                    assert all(x.split()[3] == t for x in lines)
+                    sums += lines
                 subprocess.run([tool, q, out / "ids.txt", d / "y.f32"], check=True, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
                 y = (d / "y.f32").read_bytes()
@@ -120,6 +129,8 @@ def main():
                       flush=True)
                 blob += y if t != "F32" else b""
             (out / f"{arch}.logits.f32").write_bytes(blob)
+            for mix in MIXES:
+                sums += sums_of(quantize_to(program, d, mix), arch, mix)
     (out / "sums.txt").write_text("\n".join(sums) + "\n")
 
 
