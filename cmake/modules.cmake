@@ -19,7 +19,8 @@ ew_module(common/record LAYER 2 DEPS base text domain)  # domain values as JSON
 # Between the kernels and the files: format hands out the views that tensor defines.
 ew_module(common/tensor LAYER 2.5 DEPS base kern)
 ew_module(common/format LAYER 3 DEPS base sys text kern tensor crypt)
-ew_module(common/token LAYER 3 DEPS base sys text LIBS PkgConfig::xxhash)
+# utf8proc: normalizers see categories and grapheme boundaries.
+ew_module(common/token LAYER 3 DEPS base sys text LIBS PkgConfig::xxhash PkgConfig::utf8proc)
 ew_module(common/wire LAYER 3 DEPS base domain LIBS PkgConfig::protobuf-c)
 # Plans in words: the agent and the operator's command print the same.
 ew_module(common/show LAYER 3 DEPS base domain)

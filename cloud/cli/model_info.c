@@ -44,7 +44,9 @@ static const char *tokenizer_name(const ew_model *m)
 {
     static const char *const names[] = {[EW_TOKENIZER_BPE] = "byte-level BPE",
                                         [EW_TOKENIZER_SPM] = "SentencePiece BPE",
-                                        [EW_TOKENIZER_CHAR_BPE] = "character BPE"};
+                                        [EW_TOKENIZER_CHAR_BPE] = "character BPE",
+                                        [EW_TOKENIZER_UNIGRAM] = "SentencePiece unigram",
+                                        [EW_TOKENIZER_WORDPIECE] = "WordPiece"};
     const ew_vocab *v = ew_model_vocab(m);
     return v == NULL ? "none" : names[v->kind];
 }

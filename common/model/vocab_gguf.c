@@ -1,5 +1,6 @@
 /* Vocabulary in GGUF metadata. Keys and defaults: ggml/docs/gguf.md and llama.cpp src/llama-vocab.cpp. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -7,16 +8,11 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "model/vocab.h"
+#include "model/vocab_int.h"
 #include "token/pretok.h"
 
-#define KEY "tokenizer.ggml."
-#define OWN "edgewise.tokenizer."
-
-static const char *const mode_names[] = {"isolated", "removed", "merged_with_previous", "merged_with_next",
-                                         "contiguous"};
-static const char *const prefix_names[] = {"none", "always", "first"};
-
-/* Reading -------------------------------------------------------------------------------------------------------- */
+#define KEY EW__VOCAB_KEY
+#define OWN EW__VOCAB_OWN
 
 static ew_status bad_key(const ew_gguf *g, const char *key, const char *what, ew_error *reterr)
 {
@@ -36,11 +32,6 @@ static ew_status opt_array(const ew_gguf *g, const char *key, size_t n, ew_gguf_
     return EW_OK;
 }
 
-static bool spells_byte(ew_span s)
-{
-    return s.size == 6 && memcmp(s.data, "<0x", 3) == 0 && ((const char *)s.data)[5] == '>';
-}
-
 /* End-of-turn pieces that some files do not mark as control; llama.cpp overrides the same ones. */
 static bool is_always_control(ew_span s)
 {
@@ -52,6 +43,24 @@ static bool is_always_control(ew_span s)
         }
     }
     return false;
+}
+
+/* GGUF marks the beginning of a word by U+2581, BERT what goes on by "##". */
+static ew_status add_piece(ew_vocab *v, ew_span s, float score, ew_piece_type type, ew_error *reterr)
+{
+    const char *p = s.data;
+    char text[1024];
+    bool bracketed = s.size > 2 && p[0] == '[' && p[s.size - 1] == ']';
+    if (v->kind == EW_TOKENIZER_WORDPIECE && type == EW_PIECE_NORMAL && !bracketed && s.size > 0) {
+        if (s.size > 3 && memcmp(p, EW__VOCAB_SPACE, 3) == 0) {
+            s = (ew_span){p + 3, s.size - 3};
+        } else if (s.size < sizeof(text) - 2) {
+            memcpy(text, "##", 2);
+            memcpy(text + 2, p, s.size);
+            s = (ew_span){text, s.size + 2};
+        }
+    }
+    return ew_vocab_add(v, s.data, s.size, score, type, NULL, reterr);
 }
 
 static ew_status read_pieces(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
@@ -70,14 +79,15 @@ static ew_status read_pieces(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
         ew_span s = ew_gguf_array_str(&text, i);
         int64_t kind = type.n == 0 ? 0 : ew_gguf_array_i64(&type, i);
         if (kind < EW_PIECE_NORMAL || kind > EW_PIECE_BYTE) {
-            kind = v->kind != EW_TOKENIZER_BPE && spells_byte(s) ? EW_PIECE_BYTE : EW_PIECE_NORMAL;
+            bool byte = v->kind != EW_TOKENIZER_BPE && v->kind != EW_TOKENIZER_WORDPIECE;
+            kind = byte && ew__spells_byte(s.data, s.size) ? EW_PIECE_BYTE : EW_PIECE_NORMAL;
         }
         if (is_always_control(s)) {
             kind = EW_PIECE_CONTROL;
         }
         float sc = score.n == 0 ? 0.0f : (float)ew_gguf_array_f64(&score, i);
-        EW_TRY(ew_vocab_add(v, s.data, s.size, sc, (ew_piece_type)kind, NULL, reterr));
-        v->attr[i] = attr.n == 0 ? 0 : (uint8_t)(ew_gguf_array_i64(&attr, i) & (EW_PIECE_LSTRIP | EW_PIECE_RSTRIP));
+        EW_TRY(add_piece(v, s, sc, (ew_piece_type)kind, reterr));
+        v->attr[i] = attr.n == 0 ? 0 : (uint8_t)(ew_gguf_array_i64(&attr, i) & EW_PIECE_ATTRS);
         v->byte_fallback = v->byte_fallback || (v->kind != EW_TOKENIZER_BPE && kind == EW_PIECE_BYTE);
     }
     return EW_OK;
@@ -86,7 +96,7 @@ static ew_status read_pieces(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
 static ew_status read_merges(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
 {
     ew_gguf_array merges;
-    if (v->kind == EW_TOKENIZER_SPM) {
+    if (v->kind != EW_TOKENIZER_BPE && v->kind != EW_TOKENIZER_CHAR_BPE) {
         return EW_OK;
     }
     if (!ew_gguf_get_array(g, KEY "merges", &merges) || (merges.n > 0 && merges.type != EW_GGUF_STRING)) {
@@ -137,6 +147,10 @@ static ew_status read_ids(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
     EW_TRY(read_id(g, KEY "eos_token_id", v->n, &v->eos, reterr));
     EW_TRY(read_id(g, KEY "unknown_token_id", v->n, &v->unk, reterr));
     EW_TRY(read_id(g, KEY "padding_token_id", v->n, &v->pad, reterr));
+    if (v->kind == EW_TOKENIZER_WORDPIECE) {
+        EW_TRY(read_id(g, KEY "cls_token_id", v->n, &v->bos, reterr));
+        EW_TRY(read_id(g, KEY "seperator_token_id", v->n, &v->eos, reterr)); /* the key is spelled so */
+    }
     return read_id(g, KEY "eot_token_id", v->n, &v->eot, reterr);
 }
 
@@ -148,6 +162,10 @@ static ew_status read_splits(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
         return bad_key(g, OWN "splits", "should be a list of texts", reterr);
     }
     EW_TRY(ew_vocab_set_pre(v, NULL, reterr));
+    for (size_t i = 0; i < v->n_splits; i++) { /* what the kind stands for */
+        ew_free(v->splits[i].pattern);
+    }
+    v->n_splits = 0;
     for (size_t i = 0; i < a.n; i++) {
         ew_span s = ew_gguf_array_str(&a, i);
         char *text = ew_str_dup_n(s.data, s.size);
@@ -161,11 +179,12 @@ static ew_status read_splits(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
         ew_status st = EW_OK;
         if (!ew_str_eq(text, "whole")) {
             size_t mode = 0;
-            while (mode < EW_COUNT(mode_names) && !ew_str_eq(text + invert, mode_names[mode])) {
+            while (mode < EW_COUNT(ew__split_mode_names) && !ew_str_eq(text + invert, ew__split_mode_names[mode])) {
                 mode++;
             }
-            st = mode == EW_COUNT(mode_names) ? bad_key(g, OWN "splits", "has an unknown mode", reterr)
-                                              : ew_vocab_add_split(v, colon + 1, (ew_split_mode)mode, invert, reterr);
+            st = mode == EW_COUNT(ew__split_mode_names)
+                     ? bad_key(g, OWN "splits", "has an unknown mode", reterr)
+                     : ew_vocab_add_split(v, colon + 1, (ew_split_mode)mode, invert, reterr);
         }
         ew_free(text);
         EW_TRY(st);
@@ -182,7 +201,7 @@ static ew_status read_pre(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
     const ew_split *splits;
     size_t n;
     ew_span s;
-    if (v->kind != EW_TOKENIZER_BPE) {
+    if (v->kind != EW_TOKENIZER_BPE) { /* files of BERT have names of their own there */
         return EW_OK;
     }
     if (ew_gguf_get_str(g, KEY "pre", &s)) {
@@ -193,7 +212,8 @@ static ew_status read_pre(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
         return ew_wrap(reterr, st, "%s", ew_gguf_path(g));
     }
     EW_TRY(ew_vocab_set_pre(v, pre, reterr));
-    static const char *const llama3[] = {"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "lfm2"};
+    static const char *const llama3[] = {"llama3", "llama-v3",  "llama-bpe", "falcon3",      "pixtral",
+                                         "lfm2",   "falcon-h1", "midm-2.0",  "jina-v5-nano", "tekken"};
     for (size_t i = 0; i < EW_COUNT(llama3); i++) {
         if (ew_str_eq(pre, llama3[i])) {
             v->ignore_merges = true;
@@ -201,6 +221,76 @@ static ew_status read_pre(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
         }
     }
     return EW_OK;
+}
+
+/* "name:flags:bytes of from:" from to */
+static ew_status read_norm(const ew_gguf *g, ew_span s, ew_vocab *v, ew_error *reterr)
+{
+    char *text = ew_str_dup_n(s.data, s.size);
+    char *at = text;
+    char *colon = text == NULL ? NULL : strchr(text, ':');
+    unsigned long number[2] = {0, 0};
+    size_t kind = 0;
+    ew_status st = EW_OK;
+    for (size_t i = 0; i < 2 && colon != NULL; i++) {
+        char *end = NULL;
+        number[i] = strtoul(colon + 1, &end, 10);
+        if (i == 0) {
+            *colon = '\0';
+        }
+        colon = end != NULL && *end == ':' ? end : NULL;
+    }
+    at = colon == NULL ? NULL : colon + 1;
+    while (at != NULL && kind < EW_TNORM_KINDS && !ew_str_eq(text, ew__norm_names[kind])) {
+        kind++;
+    }
+    if (at == NULL || kind == EW_TNORM_KINDS || number[0] > 255 || number[1] > strlen(at)) {
+        st = bad_key(g, OWN "norms", "should hold 'name:flags:bytes:text'", reterr);
+    } else {
+        char *from = ew_str_dup_n(at, (size_t)number[1]);
+        st = from == NULL
+                 ? ew_fail(reterr, EW_ENOMEM, "no memory for a normalizer")
+                 : ew_vocab_add_norm(v, (ew_tnorm_kind)kind, (unsigned)number[0], from, at + number[1], reterr);
+        ew_free(from);
+    }
+    ew_free(text);
+    return st;
+}
+
+static ew_status read_norms(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
+{
+    ew_gguf_array a;
+    bool nfc = false;
+    if (ew_gguf_get_bool(g, OWN "nfc", &nfc) && nfc) { /* files of version 0.1 */
+        EW_TRY(ew_vocab_add_norm(v, EW_TNORM_NFC, 0, NULL, NULL, reterr));
+    }
+    if (!ew_gguf_has(g, OWN "norms")) {
+        return EW_OK;
+    }
+    if (!ew_gguf_get_array(g, OWN "norms", &a) || a.type != EW_GGUF_STRING) {
+        return bad_key(g, OWN "norms", "should be a list of texts", reterr);
+    }
+    for (size_t i = 0; i < v->n_norms; i++) { /* what the kind stands for */
+        ew_free(v->norms[i].from);
+        ew_free(v->norms[i].to);
+    }
+    v->n_norms = 0;
+    for (size_t i = 0; i < a.n; i++) {
+        EW_TRY(read_norm(g, ew_gguf_array_str(&a, i), v, reterr));
+    }
+    return EW_OK;
+}
+
+static ew_status read_charsmap(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
+{
+    ew_gguf_array a;
+    if (!ew_gguf_has(g, KEY "precompiled_charsmap")) {
+        return EW_OK;
+    }
+    if (!ew_gguf_get_array(g, KEY "precompiled_charsmap", &a) || (a.type != EW_GGUF_I8 && a.type != EW_GGUF_U8)) {
+        return bad_key(g, KEY "precompiled_charsmap", "should be an array of bytes", reterr);
+    }
+    return ew_vocab_set_charsmap(v, a.data, a.n, reterr);
 }
 
 /* What our own files add. */
@@ -211,14 +301,24 @@ static ew_status read_own(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
     (void)ew_gguf_get_bool(g, OWN "ignore_merges", &v->ignore_merges);
     (void)ew_gguf_get_bool(g, OWN "byte_fallback", &v->byte_fallback);
     (void)ew_gguf_get_bool(g, OWN "fuse_unk", &v->fuse_unk);
-    (void)ew_gguf_get_bool(g, OWN "nfc", &v->nfc);
+    (void)ew_gguf_get_bool(g, OWN "sp", &v->sp);
+    (void)ew_gguf_get_bool(g, OWN "suffix", &v->suffix);
+    (void)ew_gguf_get_bool(g, OWN "plain_spaces", &v->plain_spaces);
+    (void)ew_gguf_get_bool(g, OWN "score_f32", &v->score_f32);
+    int64_t word_max = 0;
+    if (ew_gguf_get_i64(g, OWN "word_max", &word_max) && word_max > 0 && word_max <= UINT32_MAX) {
+        v->word_max = (uint32_t)word_max;
+    }
+    (void)ew_gguf_get_bool(g, KEY "remove_extra_whitespaces", &v->squeeze);
+    EW_TRY(read_charsmap(g, v, reterr));
+    EW_TRY(read_norms(g, v, reterr));
     if (ew_gguf_get_str(g, OWN "prefix", &s)) {
         size_t i = 0;
-        while (i < EW_COUNT(prefix_names) &&
-               (strlen(prefix_names[i]) != s.size || memcmp(prefix_names[i], s.data, s.size) != 0)) {
+        while (i < EW_COUNT(ew__prefix_names) &&
+               (strlen(ew__prefix_names[i]) != s.size || memcmp(ew__prefix_names[i], s.data, s.size) != 0)) {
             i++;
         }
-        if (i == EW_COUNT(prefix_names)) {
+        if (i == EW_COUNT(ew__prefix_names)) {
             return bad_key(g, OWN "prefix", "should be none, always or first", reterr);
         }
         v->prefix = (ew_prefix)i;
@@ -267,10 +367,48 @@ static ew_status find_kind(const ew_gguf *g, ew_tokenizer_kind *ret, ew_error *r
         *ret = EW_TOKENIZER_BPE;
     } else if (ew_str_eq(model, "llama")) {
         *ret = EW_TOKENIZER_SPM;
+    } else if (ew_str_eq(model, "t5")) {
+        *ret = EW_TOKENIZER_UNIGRAM;
+    } else if (ew_str_eq(model, "bert")) {
+        *ret = EW_TOKENIZER_WORDPIECE;
     } else {
         return ew_fail(reterr, EW_EUNSUPPORTED,
-                       "%s: tokenizer model '%s' is not known to this build; known are: gpt2 llama", ew_gguf_path(g),
-                       model);
+                       "%s: tokenizer model '%s' is not known to this build; known are: gpt2 llama t5 bert",
+                       ew_gguf_path(g), model);
+    }
+    return EW_OK;
+}
+
+/* What llama.cpp takes for granted of each kind. */
+static ew_status kind_defaults(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
+{
+    if (v->kind == EW_TOKENIZER_SPM || v->kind == EW_TOKENIZER_CHAR_BPE) {
+        v->bos = 1;
+        v->eos = 2;
+        v->unk = 0;
+        v->add_bos = true;
+        v->prefix = EW_PREFIX_ALWAYS;
+        v->fuse_unk = true;
+    } else if (v->kind == EW_TOKENIZER_UNIGRAM) {
+        v->eos = 1;
+        v->unk = 2;
+        v->pad = 0;
+        v->add_eos = true;
+        v->fuse_unk = true;
+        v->sp = true;
+    } else if (v->kind == EW_TOKENIZER_WORDPIECE) {
+        bool lower = true;
+        v->bos = 101;
+        v->unk = 100;
+        v->eos = 102;
+        v->pad = 0;
+        v->add_bos = v->add_eos = true;
+        (void)ew_gguf_get_bool(g, KEY "normalizer.lowercase", &lower);
+        bool accents = lower;
+        (void)ew_gguf_get_bool(g, KEY "normalizer.strip_accents", &accents);
+        EW_TRY(ew__vocab_bert(
+            v, EW_TNORM_CLEAN | EW_TNORM_CHINESE | (accents ? EW_TNORM_ACCENTS : 0) | (lower ? EW_TNORM_LOWER : 0),
+            reterr));
     }
     return EW_OK;
 }
@@ -282,21 +420,16 @@ ew_status ew_vocab_from_gguf(const ew_gguf *g, ew_vocab **ret_vocab, ew_error *r
     ew_span s;
     EW_TRY(find_kind(g, &kind, reterr));
     EW_TRY(ew_vocab_new(kind, &v, reterr));
-    if (kind != EW_TOKENIZER_BPE) {
-        v->bos = 1;
-        v->eos = 2;
-        v->unk = 0;
-        v->add_bos = true;
-        v->prefix = EW_PREFIX_ALWAYS;
-        v->fuse_unk = true;
-    }
+    EW_TRY(kind_defaults(g, v, reterr));
     EW_TRY(read_pieces(g, v, reterr));
     EW_TRY(read_merges(g, v, reterr));
     EW_TRY(read_ids(g, v, reterr));
     EW_TRY(read_pre(g, v, reterr));
     bool space = v->prefix == EW_PREFIX_ALWAYS;
+    bool ignored;
     (void)ew_gguf_get_bool(g, KEY "add_bos_token", &v->add_bos);
     (void)ew_gguf_get_bool(g, KEY "add_eos_token", &v->add_eos);
+    (void)ew_gguf_get_bool(g, KEY "add_sep_token", kind == EW_TOKENIZER_WORDPIECE ? &v->add_eos : &ignored);
     if (kind != EW_TOKENIZER_BPE && ew_gguf_get_bool(g, KEY "add_space_prefix", &space)) {
         v->prefix = space ? EW_PREFIX_ALWAYS : EW_PREFIX_NONE;
     }
@@ -309,182 +442,5 @@ ew_status ew_vocab_from_gguf(const ew_gguf *g, ew_vocab **ret_vocab, ew_error *r
     }
     *ret_vocab = v;
     v = NULL;
-    return EW_OK;
-}
-
-/* Writing -------------------------------------------------------------------------------------------------------- */
-
-static ew_status no_memory(ew_error *reterr)
-{
-    return ew_fail(reterr, EW_ENOMEM, "no memory to write the vocabulary");
-}
-
-/* Scores that make a reader without merges (llama.cpp's SentencePiece path) merge nearly in the same order. */
-static ew_status merge_scores(const ew_vocab *v, float *score, ew_error *reterr)
-{
-    EW_AUTO(ew_vocab_index) index = NULL;
-    EW_AUTO_BUF text = {0};
-    EW_TRY(ew_vocab_index_new(v, &index, reterr));
-    for (size_t i = 0; i < v->n; i++) {
-        score[i] = v->type[i] == EW_PIECE_NORMAL ? -(float)(v->n_merges + i) : 0.0f;
-    }
-    for (size_t i = v->n_merges; i-- > 0;) {
-        ew_span a = ew_vocab_text(v, v->merges[i].left);
-        ew_span b = ew_vocab_text(v, v->merges[i].right);
-        ew_buf_clear(&text);
-        ew_buf_add(&text, a.data, a.size);
-        ew_buf_add(&text, b.data, b.size);
-        EW_TRY(ew_buf_check(&text, reterr));
-        int32_t id = ew_vocab_index_find(index, ew_buf_str(&text), text.size);
-        if (id >= 0) {
-            score[id] = -(float)i;
-        }
-    }
-    return EW_OK;
-}
-
-static ew_status write_pieces(ew_gguf_writer *w, const ew_vocab *v, ew_error *reterr)
-{
-    ew_span *text = ew_calloc(v->n, sizeof(*text));
-    int32_t *type = ew_calloc(v->n, sizeof(*type));
-    float *score = ew_calloc(v->n, sizeof(*score));
-    bool any_attr = false;
-    ew_status st = text == NULL || type == NULL || score == NULL ? no_memory(reterr) : EW_OK;
-    for (size_t i = 0; i < v->n && st == EW_OK; i++) {
-        text[i] = ew_vocab_text(v, (int32_t)i);
-        type[i] = v->type[i];
-        score[i] = v->score[i];
-        any_attr = any_attr || v->attr[i] != 0;
-    }
-    if (st == EW_OK && v->kind == EW_TOKENIZER_CHAR_BPE) {
-        st = merge_scores(v, score, reterr);
-    }
-    if (st == EW_OK) {
-        ew_gguf_add_array_str(w, KEY "tokens", text, v->n);
-        if (v->kind != EW_TOKENIZER_BPE) {
-            ew_gguf_add_array(w, KEY "scores", EW_GGUF_F32, score, v->n);
-        }
-        ew_gguf_add_array(w, KEY "token_type", EW_GGUF_I32, type, v->n);
-        if (any_attr) {
-            ew_gguf_add_array(w, OWN "attr", EW_GGUF_U8, v->attr, v->n);
-        }
-    }
-    ew_free(text);
-    ew_free(type);
-    ew_free(score);
-    return st;
-}
-
-/* "left right" needs a left piece without a space inside. */
-static ew_status write_merges(ew_gguf_writer *w, const ew_vocab *v, ew_error *reterr)
-{
-    EW_AUTO_BUF blob = {.max = SIZE_MAX / 2};
-    ew_span *items = ew_calloc(v->n_merges, sizeof(*items));
-    if (items == NULL) {
-        return no_memory(reterr);
-    }
-    ew_status st = EW_OK;
-    for (size_t i = 0; i < v->n_merges && st == EW_OK; i++) {
-        ew_span a = ew_vocab_text(v, v->merges[i].left);
-        ew_span b = ew_vocab_text(v, v->merges[i].right);
-        if (a.size == 0 || b.size == 0 || memchr((const char *)a.data + 1, ' ', a.size - 1) != NULL) {
-            st = ew_fail(reterr, EW_EUNSUPPORTED,
-                         "merge %zu has an empty piece or one with a space, which GGUF cannot hold", i);
-        }
-        ew_buf_add(&blob, a.data, a.size);
-        ew_buf_addc(&blob, ' ');
-        ew_buf_add(&blob, b.data, b.size);
-        items[i].size = a.size + b.size + 1;
-    }
-    if (st == EW_OK) {
-        st = ew_buf_check(&blob, reterr);
-    }
-    if (st == EW_OK) {
-        size_t at = 0;
-        for (size_t i = 0; i < v->n_merges; i++) {
-            items[i].data = blob.data + at;
-            at += items[i].size;
-        }
-        ew_gguf_add_array_str(w, KEY "merges", items, v->n_merges);
-    }
-    ew_free(items);
-    return st;
-}
-
-static ew_status write_splits(ew_gguf_writer *w, const ew_vocab *v, ew_error *reterr)
-{
-    EW_AUTO_BUF blob = {0};
-    ew_span items[32];
-    size_t end[32];
-    EW_ASSERT(v->n_splits <= EW_COUNT(items));
-    for (size_t i = 0; i < v->n_splits; i++) {
-        ew_buf_addf(&blob, "%s%s:", v->splits[i].invert ? "!" : "", mode_names[v->splits[i].mode]);
-        ew_buf_adds(&blob, v->splits[i].pattern);
-        end[i] = blob.size;
-    }
-    EW_TRY(ew_buf_check(&blob, reterr));
-    for (size_t i = 0; i < v->n_splits; i++) {
-        size_t begin = i == 0 ? 0 : end[i - 1];
-        items[i] = (ew_span){blob.data + begin, end[i] - begin};
-    }
-    if (v->n_splits == 0) {
-        items[0] = (ew_span){"whole:", 6};
-    }
-    ew_gguf_add_array_str(w, OWN "splits", items, EW_MAX(v->n_splits, (size_t)1));
-    return EW_OK;
-}
-
-/* Without the key a reader of the SentencePiece kind takes ids 1, 2 and 0: say when there is none. */
-static void write_id(ew_gguf_writer *w, const char *key, int32_t id, bool always)
-{
-    if (id >= 0 || always) {
-        ew_gguf_add_u32(w, key, id >= 0 ? (uint32_t)id : UINT32_MAX);
-    }
-}
-
-static void write_flags(ew_gguf_writer *w, const ew_vocab *v)
-{
-    bool chars = v->kind != EW_TOKENIZER_BPE;
-    write_id(w, KEY "bos_token_id", v->bos, chars);
-    write_id(w, KEY "eos_token_id", v->eos, chars);
-    write_id(w, KEY "unknown_token_id", v->unk, chars);
-    write_id(w, KEY "padding_token_id", v->pad, false);
-    write_id(w, KEY "eot_token_id", v->eot, false);
-    ew_gguf_add_bool(w, KEY "add_bos_token", v->add_bos);
-    ew_gguf_add_bool(w, KEY "add_eos_token", v->add_eos);
-    if (chars) {
-        ew_gguf_add_bool(w, KEY "add_space_prefix", v->prefix != EW_PREFIX_NONE);
-    }
-    ew_gguf_add_str(w, OWN "prefix", prefix_names[v->prefix]);
-    ew_gguf_add_bool(w, OWN "prefix_once", v->prefix_once);
-    ew_gguf_add_bool(w, OWN "ignore_merges", v->ignore_merges);
-    ew_gguf_add_bool(w, OWN "byte_fallback", v->byte_fallback);
-    ew_gguf_add_bool(w, OWN "fuse_unk", v->fuse_unk);
-    ew_gguf_add_bool(w, OWN "nfc", v->nfc);
-}
-
-ew_status ew_vocab_write_gguf(ew_gguf_writer *w, const ew_vocab *v, ew_error *reterr)
-{
-    bool bpe = v->kind == EW_TOKENIZER_BPE;
-    ew_gguf_add_str(w, KEY "model", bpe ? "gpt2" : "llama");
-    if (v->kind == EW_TOKENIZER_CHAR_BPE) {
-        ew_gguf_add_str(w, OWN "kind", "char-bpe");
-    }
-    if (v->pre != NULL || !bpe) {
-        /* To other readers "llama-bpe" implies ignore_merges; "smaug-bpe" is the same pattern without. */
-        const char *pre = bpe ? v->pre : "default";
-        ew_gguf_add_str(w, KEY "pre", ew_str_eq(pre, "llama-bpe") && !v->ignore_merges ? "smaug-bpe" : pre);
-    }
-    if (v->pre == NULL && (bpe || v->n_splits > 0)) {
-        EW_TRY(write_splits(w, v, reterr));
-    }
-    EW_TRY(write_pieces(w, v, reterr));
-    if (v->kind != EW_TOKENIZER_SPM) {
-        EW_TRY(write_merges(w, v, reterr));
-    }
-    write_flags(w, v);
-    if (v->chat_template != NULL) {
-        ew_gguf_add_str(w, "tokenizer.chat_template", v->chat_template);
-    }
     return EW_OK;
 }

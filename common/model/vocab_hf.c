@@ -8,242 +8,21 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "model/vocab.h"
+#include "model/vocab_int.h"
 #include "sys/file.h"
 #include "text/json.h"
 #include "token/pretok.h"
 
-#define SPACE "\xE2\x96\x81" /* U+2581 */
-#define GPT2_PATTERN "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define CONFIG_MAX_BYTES (8u * 1024 * 1024)
-#define DEPTH_MAX 4 /* Sequence in Sequence */
 
-typedef struct hf {
-    const char *name;   /* of the file, for messages */
-    const json_t *root; /* tokenizer.json */
-    ew_vocab *v;
-    bool byte_level; /* a ByteLevel pre-tokenizer */
-    bool spaces;     /* spaces become U+2581 */
-} hf;
-
-static ew_status unsupported(const hf *h, const char *part, const char *what, ew_error *reterr)
-{
-    return ew_fail(reterr, EW_EUNSUPPORTED, "%s: %s '%.64s' is not supported", h->name, part, what);
-}
-
-static ew_status type_of(const hf *h, const json_t *j, const char **ret, ew_error *reterr)
-{
-    if (!json_is_object(j)) {
-        return ew_fail(reterr, EW_ECORRUPT, "%s: a part of the tokenizer is %s, not an object", h->name,
-                       ew_json_kind(j));
-    }
-    return ew_json_get_str(j, h->name, "type", ret, reterr);
-}
-
-/* Pre-tokenizer -------------------------------------------------------------------------------------------------- */
-
-static ew_status split_mode(const hf *h, const char *behavior, ew_split_mode *ret, ew_error *reterr)
-{
-    static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
-    for (size_t i = 0; i < EW_COUNT(names); i++) {
-        if (ew_str_eq(behavior, names[i])) {
-            *ret = (ew_split_mode)i;
-            return EW_OK;
-        }
-    }
-    return unsupported(h, "split behavior", behavior, reterr);
-}
-
-/* text as a pattern that matches just it */
-static void quote_pattern(const char *text, ew_buf *out)
-{
-    for (; *text != '\0'; text++) {
-        if (strchr("\\^$.[]|()?*+{}#-/ ", *text) != NULL) {
-            ew_buf_addc(out, '\\');
-        }
-        ew_buf_addc(out, *text);
-    }
-}
-
-static ew_status pre_split(const hf *h, const json_t *j, ew_error *reterr)
-{
-    json_t *pattern;
-    const char *text = NULL;
-    const char *behavior;
-    bool invert = false;
-    ew_split_mode mode = EW_SPLIT_ISOLATED;
-    EW_AUTO_BUF quoted = {0};
-    EW_TRY(ew_json_get_obj(j, h->name, "pattern", &pattern, reterr));
-    EW_TRY(ew_json_opt_str(pattern, h->name, "Regex", &text, reterr));
-    if (text == NULL) {
-        EW_TRY(ew_json_get_str(pattern, h->name, "String", &text, reterr));
-        quote_pattern(text, &quoted);
-        EW_TRY(ew_buf_check(&quoted, reterr));
-        text = ew_buf_str(&quoted);
-    }
-    EW_TRY(ew_json_get_str(j, h->name, "behavior", &behavior, reterr));
-    EW_TRY(ew_json_opt_bool(j, h->name, "invert", &invert, reterr));
-    EW_TRY(split_mode(h, behavior, &mode, reterr));
-    /* Oniguruma reads these differently from PCRE2: set intersection, a hexadecimal digit. */
-    if (text[0] == '\0' || strstr(text, "&&") != NULL || strstr(text, "\\h") != NULL) {
-        return unsupported(h, "pre-tokenizer Split with the pattern", text, reterr);
-    }
-    return ew_vocab_add_split(h->v, text, mode, invert, reterr);
-}
-
-static ew_status pre_byte_level(hf *h, const json_t *j, ew_error *reterr)
-{
-    bool use_regex = true;
-    bool prefix = false;
-    EW_TRY(ew_json_opt_bool(j, h->name, "use_regex", &use_regex, reterr));
-    EW_TRY(ew_json_opt_bool(j, h->name, "add_prefix_space", &prefix, reterr));
-    h->byte_level = true;
-    if (prefix) {
-        h->v->prefix = EW_PREFIX_ALWAYS;
-        h->v->prefix_once = true;
-        if (h->v->n_splits > 0) {
-            return unsupported(h, "pre-tokenizer", "ByteLevel with add_prefix_space after another step", reterr);
-        }
-    }
-    return use_regex ? ew_vocab_add_split(h->v, GPT2_PATTERN, EW_SPLIT_ISOLATED, false, reterr) : EW_OK;
-}
-
-static ew_status pre_metaspace(hf *h, const json_t *j, ew_error *reterr)
-{
-    const char *replacement = SPACE;
-    const char *scheme = NULL;
-    bool split = true;
-    bool prefix = true;
-    EW_TRY(ew_json_opt_str(j, h->name, "replacement", &replacement, reterr));
-    EW_TRY(ew_json_opt_str(j, h->name, "prepend_scheme", &scheme, reterr));
-    EW_TRY(ew_json_opt_bool(j, h->name, "add_prefix_space", &prefix, reterr));
-    EW_TRY(ew_json_opt_bool(j, h->name, "split", &split, reterr));
-    if (!ew_str_eq(replacement, SPACE)) {
-        return unsupported(h, "Metaspace replacement", replacement, reterr);
-    }
-    if (scheme == NULL) {
-        scheme = prefix ? "always" : "never";
-    }
-    h->spaces = true;
-    if (ew_str_eq(scheme, "always") || ew_str_eq(scheme, "first")) {
-        h->v->prefix = ew_str_eq(scheme, "first") ? EW_PREFIX_FIRST : EW_PREFIX_ALWAYS;
-        h->v->prefix_once = true;
-    } else if (!ew_str_eq(scheme, "never")) {
-        return unsupported(h, "Metaspace prepend_scheme", scheme, reterr);
-    }
-    return split ? ew_vocab_add_split(h->v, SPACE, EW_SPLIT_MERGED_NEXT, false, reterr) : EW_OK;
-}
-
-static ew_status pre_digits(const hf *h, const json_t *j, ew_error *reterr)
-{
-    bool individual = false;
-    EW_TRY(ew_json_opt_bool(j, h->name, "individual_digits", &individual, reterr));
-    return ew_vocab_add_split(h->v, individual ? "\\p{N}" : "\\p{N}+", EW_SPLIT_ISOLATED, false, reterr);
-}
-
-static ew_status pre_punctuation(const hf *h, const json_t *j, ew_error *reterr)
-{
-    const char *behavior = "Isolated";
-    ew_split_mode mode = EW_SPLIT_ISOLATED;
-    EW_TRY(ew_json_opt_str(j, h->name, "behavior", &behavior, reterr));
-    EW_TRY(split_mode(h, behavior, &mode, reterr));
-    return ew_vocab_add_split(h->v, "[!-/:-@\\[-`{-~\\p{P}]", mode, false, reterr);
-}
-
-static ew_status read_pre(hf *h, const json_t *j, int depth, ew_error *reterr)
-{
-    const char *type;
-    if (j == NULL || json_is_null(j)) {
-        return EW_OK;
-    }
-    EW_TRY(type_of(h, j, &type, reterr));
-    if (ew_str_eq(type, "Sequence") && depth < DEPTH_MAX) {
-        json_t *list;
-        size_t i;
-        json_t *item;
-        EW_TRY(ew_json_get_arr(j, h->name, "pretokenizers", &list, reterr));
-        json_array_foreach(list, i, item)
-        {
-            EW_TRY(read_pre(h, item, depth + 1, reterr));
-        }
-        return EW_OK;
-    }
-    if (ew_str_eq(type, "ByteLevel")) {
-        return pre_byte_level(h, j, reterr);
-    }
-    if (ew_str_eq(type, "Split")) {
-        return pre_split(h, j, reterr);
-    }
-    if (ew_str_eq(type, "Metaspace")) {
-        return pre_metaspace(h, j, reterr);
-    }
-    if (ew_str_eq(type, "Digits")) {
-        return pre_digits(h, j, reterr);
-    }
-    if (ew_str_eq(type, "Punctuation")) {
-        return pre_punctuation(h, j, reterr);
-    }
-    return unsupported(h, "pre-tokenizer", type, reterr);
-}
-
-/* Normalizer ----------------------------------------------------------------------------------------------------- */
-
-static ew_status norm_replace(hf *h, const json_t *j, ew_error *reterr)
-{
-    json_t *pattern;
-    const char *from = NULL;
-    const char *to;
-    EW_TRY(ew_json_get_obj(j, h->name, "pattern", &pattern, reterr));
-    EW_TRY(ew_json_opt_str(pattern, h->name, "String", &from, reterr));
-    EW_TRY(ew_json_get_str(j, h->name, "content", &to, reterr));
-    if (from == NULL || !ew_str_eq(from, " ") || !ew_str_eq(to, SPACE)) {
-        return unsupported(h, "normalizer", "Replace of anything but a space by U+2581", reterr);
-    }
-    h->spaces = true;
-    return EW_OK;
-}
-
-static ew_status read_norm(hf *h, const json_t *j, int depth, ew_error *reterr)
-{
-    const char *type;
-    if (j == NULL || json_is_null(j)) {
-        return EW_OK;
-    }
-    EW_TRY(type_of(h, j, &type, reterr));
-    if (ew_str_eq(type, "Sequence") && depth < DEPTH_MAX) {
-        json_t *list;
-        size_t i;
-        json_t *item;
-        EW_TRY(ew_json_get_arr(j, h->name, "normalizers", &list, reterr));
-        json_array_foreach(list, i, item)
-        {
-            EW_TRY(read_norm(h, item, depth + 1, reterr));
-        }
-        return EW_OK;
-    }
-    if (ew_str_eq(type, "Replace")) {
-        return norm_replace(h, j, reterr);
-    }
-    if (ew_str_eq(type, "Prepend")) {
-        const char *text;
-        EW_TRY(ew_json_get_str(j, h->name, "prepend", &text, reterr));
-        if (!ew_str_eq(text, SPACE) && !ew_str_eq(text, " ")) {
-            return unsupported(h, "normalizer Prepend", text, reterr);
-        }
-        h->v->prefix = EW_PREFIX_ALWAYS;
-        return EW_OK;
-    }
-    if (ew_str_eq(type, "NFC")) {
-        h->v->nfc = true;
-        return EW_OK;
-    }
-    return unsupported(h, "normalizer", type, reterr);
-}
+typedef ew__hf hf;
 
 /* Pieces and merges ---------------------------------------------------------------------------------------------- */
 
 typedef struct slot {
     const char *text;
     size_t size;
+    float score;
     ew_piece_type type;
     uint8_t attr;
 } slot;
@@ -261,7 +40,7 @@ static ew_status check_id(const hf *h, const char *text, json_int_t id, size_t *
 /* One more than the highest id. */
 static ew_status count_ids(const hf *h, const json_t *vocab, const json_t *added, size_t *ret_n, ew_error *reterr)
 {
-    size_t n = 0;
+    size_t n = json_array_size(vocab); /* Unigram: the place is the id */
     size_t i;
     const char *text;
     json_t *value;
@@ -283,9 +62,9 @@ static ew_status count_ids(const hf *h, const json_t *vocab, const json_t *added
     if (n == 0) {
         return ew_fail(reterr, EW_ECORRUPT, "%s: the vocabulary is empty", h->name);
     }
-    if (n / 4 > json_object_size(vocab) + json_array_size(added)) {
-        return ew_fail(reterr, EW_ECORRUPT, "%s: ids go up to %zu for %zu pieces", h->name, n - 1,
-                       json_object_size(vocab) + json_array_size(added));
+    size_t named = json_object_size(vocab) + json_array_size(vocab) + json_array_size(added);
+    if (n > EW_LIMIT_VOCAB || n / 4 > named) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s: ids go up to %zu for %zu pieces", h->name, n - 1, named);
     }
     *ret_n = n;
     return EW_OK;
@@ -302,25 +81,34 @@ static ew_status fill_added(const hf *h, const json_t *added, slot *slots, ew_er
         bool special = false;
         bool lstrip = false;
         bool rstrip = false;
+        bool word = false;
+        bool normalized = false;
         EW_TRY(ew_json_get_str(item, h->name, "content", &text, reterr));
         EW_TRY(ew_json_get_i64(item, h->name, "id", 0, EW_LIMIT_VOCAB - 1, &id, reterr));
         EW_TRY(ew_json_opt_bool(item, h->name, "special", &special, reterr));
         EW_TRY(ew_json_opt_bool(item, h->name, "lstrip", &lstrip, reterr));
         EW_TRY(ew_json_opt_bool(item, h->name, "rstrip", &rstrip, reterr));
-        slots[id] = (slot){text, json_string_length(json_object_get(item, "content")),
-                           special ? EW_PIECE_CONTROL : EW_PIECE_USER_DEFINED,
-                           (uint8_t)((lstrip ? EW_PIECE_LSTRIP : 0) | (rstrip ? EW_PIECE_RSTRIP : 0))};
+        EW_TRY(ew_json_opt_bool(item, h->name, "single_word", &word, reterr));
+        EW_TRY(ew_json_opt_bool(item, h->name, "normalized", &normalized, reterr));
+        slots[id].text = text;
+        slots[id].size = json_string_length(json_object_get(item, "content"));
+        slots[id].type = special ? EW_PIECE_CONTROL : EW_PIECE_USER_DEFINED;
+        slots[id].attr =
+            (uint8_t)((lstrip ? EW_PIECE_LSTRIP : 0) | (rstrip ? EW_PIECE_RSTRIP : 0) |
+                      (word ? EW_PIECE_SINGLE_WORD : 0) | (normalized && !special ? EW_PIECE_NORMALIZED : 0));
     }
     return EW_OK;
 }
 
-static bool spells_byte(const char *s, size_t size)
+static ew_piece_type plain_type(const hf *h, const char *text, size_t size)
 {
-    return size == 6 && memcmp(s, "<0x", 3) == 0 && s[5] == '>';
+    bool chars = h->v->kind == EW_TOKENIZER_CHAR_BPE || h->v->kind == EW_TOKENIZER_UNIGRAM;
+    return chars && h->v->byte_fallback && ew__spells_byte(text, size) ? EW_PIECE_BYTE : EW_PIECE_NORMAL;
 }
 
 static ew_status fill_slots(const hf *h, const json_t *vocab, const json_t *added, slot *slots, ew_error *reterr)
 {
+    size_t i;
     const char *text;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)vocab, text, value)
@@ -331,8 +119,18 @@ static ew_status fill_slots(const hf *h, const json_t *vocab, const json_t *adde
                            text);
         }
         size_t size = strlen(text);
-        bool byte = h->v->kind == EW_TOKENIZER_CHAR_BPE && h->v->byte_fallback && spells_byte(text, size);
-        *s = (slot){text, size, byte ? EW_PIECE_BYTE : EW_PIECE_NORMAL, 0};
+        *s = (slot){.text = text, .size = size, .type = plain_type(h, text, size)};
+    }
+    json_array_foreach(vocab, i, value)
+    {
+        const json_t *piece = json_array_get(value, 0);
+        const json_t *score = json_array_get(value, 1);
+        if (json_array_size(value) != 2 || !json_is_string(piece) || !json_is_number(score)) {
+            return ew_fail(reterr, EW_ECORRUPT, "%s: piece %zu is no pair of a text and a score", h->name, i);
+        }
+        text = json_string_value(piece);
+        size_t size = json_string_length(piece);
+        slots[i] = (slot){text, size, (float)json_number_value(score), plain_type(h, text, size), 0};
     }
     return fill_added(h, added, slots, reterr);
 }
@@ -342,9 +140,15 @@ static ew_status read_pieces(const hf *h, const json_t *model, ew_error *reterr)
     json_t *vocab;
     const json_t *added = json_object_get(h->root, "added_tokens");
     const char *unk = NULL;
+    int64_t unk_id = -1;
     size_t n = 0;
-    EW_TRY(ew_json_get_obj(model, h->name, "vocab", &vocab, reterr));
-    EW_TRY(ew_json_opt_str(model, h->name, "unk_token", &unk, reterr));
+    if (h->v->kind == EW_TOKENIZER_UNIGRAM) {
+        EW_TRY(ew_json_get_arr(model, h->name, "vocab", &vocab, reterr));
+        EW_TRY(ew_json_opt_i64(model, h->name, "unk_id", 0, EW_LIMIT_VOCAB - 1, &unk_id, reterr));
+    } else {
+        EW_TRY(ew_json_get_obj(model, h->name, "vocab", &vocab, reterr));
+        EW_TRY(ew_json_opt_str(model, h->name, "unk_token", &unk, reterr));
+    }
     EW_TRY(count_ids(h, vocab, added, &n, reterr));
     slot *slots = ew_calloc(n, sizeof(*slots));
     if (slots == NULL) {
@@ -356,13 +160,13 @@ static ew_status read_pieces(const hf *h, const json_t *model, ew_error *reterr)
             st = ew_vocab_pad(h->v, i + 1, reterr);
             continue;
         }
-        bool is_unk = unk != NULL && ew_str_eq(slots[i].text, unk);
+        bool is_unk = (unk != NULL && ew_str_eq(slots[i].text, unk)) || (int64_t)i == unk_id;
         if (is_unk) {
             h->v->unk = (int32_t)i;
         }
-        bool hide = is_unk && h->v->kind == EW_TOKENIZER_CHAR_BPE;
-        st = ew_vocab_add(h->v, slots[i].text, slots[i].size, 0.0f, hide ? EW_PIECE_UNKNOWN : slots[i].type, NULL,
-                          reterr);
+        bool hide = is_unk && h->v->kind != EW_TOKENIZER_BPE;
+        st = ew_vocab_add(h->v, slots[i].text, slots[i].size, slots[i].score, hide ? EW_PIECE_UNKNOWN : slots[i].type,
+                          NULL, reterr);
         if (st == EW_OK) {
             h->v->attr[i] = slots[i].attr;
         }
@@ -417,23 +221,17 @@ static ew_status read_merges(const hf *h, const json_t *model, ew_error *reterr)
     return EW_OK;
 }
 
-static ew_status read_model(hf *h, ew_error *reterr)
+static ew_status read_bpe(hf *h, const json_t *model, ew_error *reterr)
 {
-    json_t *model;
-    const char *type = "BPE";
     const char *affix = NULL;
-    EW_TRY(ew_json_get_obj(h->root, h->name, "model", &model, reterr));
-    EW_TRY(ew_json_opt_str(model, h->name, "type", &type, reterr));
-    if (!ew_str_eq(type, "BPE")) {
-        return unsupported(h, "model", type, reterr);
-    }
+    h->v->kind = h->byte_level ? EW_TOKENIZER_BPE : EW_TOKENIZER_CHAR_BPE;
     EW_TRY(ew_json_opt_str(model, h->name, "continuing_subword_prefix", &affix, reterr));
     if (affix != NULL && affix[0] != '\0') {
-        return unsupported(h, "continuing_subword_prefix", affix, reterr);
+        return ew__hf_unsupported(h, "continuing_subword_prefix", affix, reterr);
     }
     EW_TRY(ew_json_opt_str(model, h->name, "end_of_word_suffix", &affix, reterr));
     if (affix != NULL && affix[0] != '\0') {
-        return unsupported(h, "end_of_word_suffix", affix, reterr);
+        return ew__hf_unsupported(h, "end_of_word_suffix", affix, reterr);
     }
     EW_TRY(ew_json_opt_bool(model, h->name, "byte_fallback", &h->v->byte_fallback, reterr));
     EW_TRY(ew_json_opt_bool(model, h->name, "fuse_unk", &h->v->fuse_unk, reterr));
@@ -442,58 +240,59 @@ static ew_status read_model(hf *h, ew_error *reterr)
     return read_merges(h, model, reterr);
 }
 
+static ew_status read_unigram(hf *h, const json_t *model, ew_error *reterr)
+{
+    h->v->kind = EW_TOKENIZER_UNIGRAM;
+    h->v->fuse_unk = true;
+    EW_TRY(ew_json_opt_bool(model, h->name, "byte_fallback", &h->v->byte_fallback, reterr));
+    return read_pieces(h, model, reterr);
+}
+
+static ew_status read_wordpiece(hf *h, const json_t *model, ew_error *reterr)
+{
+    const char *affix = "##";
+    int64_t max = 100;
+    h->v->kind = EW_TOKENIZER_WORDPIECE;
+    EW_TRY(ew_json_opt_str(model, h->name, "continuing_subword_prefix", &affix, reterr));
+    if (!ew_str_eq(affix, "##")) {
+        return ew__hf_unsupported(h, "continuing_subword_prefix", affix, reterr);
+    }
+    EW_TRY(ew_json_opt_i64(model, h->name, "max_input_chars_per_word", 1, INT32_MAX, &max, reterr));
+    h->v->word_max = max == 100 ? 0 : (uint32_t)max;
+    return read_pieces(h, model, reterr);
+}
+
+static ew_status read_model(hf *h, ew_error *reterr)
+{
+    json_t *model;
+    const char *type = NULL;
+    EW_TRY(ew_json_get_obj(h->root, h->name, "model", &model, reterr));
+    EW_TRY(ew_json_opt_str(model, h->name, "type", &type, reterr));
+    if (type == NULL) { /* old files do not say */
+        type = json_is_array(json_object_get(model, "vocab"))               ? "Unigram"
+               : json_object_get(model, "max_input_chars_per_word") != NULL ? "WordPiece"
+                                                                            : "BPE";
+    }
+    if (ew_str_eq(type, "BPE")) {
+        return read_bpe(h, model, reterr);
+    }
+    if (h->byte_level) {
+        return ew__hf_unsupported(h, "ByteLevel with a model", type, reterr);
+    }
+    if (ew_str_eq(type, "Unigram")) {
+        return read_unigram(h, model, reterr);
+    }
+    if (ew_str_eq(type, "WordPiece")) {
+        return read_wordpiece(h, model, reterr);
+    }
+    return ew__hf_unsupported(h, "model", type, reterr);
+}
+
 /* What a prompt begins and ends with ----------------------------------------------------------------------------- */
 
 static int32_t find_piece(const ew_vocab *v, const char *text)
 {
     return text == NULL ? -1 : ew_vocab_find(v, text);
-}
-
-/* {"SpecialToken": {"id": "<s>"}} -> its piece, -1 for anything else */
-static int32_t template_piece(const ew_vocab *v, const json_t *item)
-{
-    return find_piece(v, json_string_value(json_object_get(json_object_get(item, "SpecialToken"), "id")));
-}
-
-static ew_status read_post(hf *h, const json_t *j, int depth, ew_error *reterr)
-{
-    const char *type;
-    ew_vocab *v = h->v;
-    if (j == NULL || json_is_null(j)) {
-        return EW_OK;
-    }
-    EW_TRY(type_of(h, j, &type, reterr));
-    if (ew_str_eq(type, "Sequence") && depth < DEPTH_MAX) {
-        json_t *list;
-        size_t i;
-        json_t *item;
-        EW_TRY(ew_json_get_arr(j, h->name, "processors", &list, reterr));
-        json_array_foreach(list, i, item)
-        {
-            EW_TRY(read_post(h, item, depth + 1, reterr));
-        }
-        return EW_OK;
-    }
-    int32_t first = -1;
-    int32_t last = -1;
-    if (ew_str_eq(type, "TemplateProcessing")) {
-        const json_t *single = json_object_get(j, "single");
-        first = template_piece(v, json_array_get(single, 0));
-        size_t n = json_array_size(single);
-        last = n > 1 ? template_piece(v, json_array_get(single, n - 1)) : -1;
-    } else if (ew_str_eq(type, "RobertaProcessing") || ew_str_eq(type, "BertProcessing")) {
-        first = find_piece(v, json_string_value(json_array_get(json_object_get(j, "cls"), 0)));
-        last = find_piece(v, json_string_value(json_array_get(json_object_get(j, "sep"), 0)));
-    }
-    if (first >= 0) {
-        v->bos = first;
-        v->add_bos = true;
-    }
-    if (last >= 0) {
-        v->eos = last;
-        v->add_eos = true;
-    }
-    return EW_OK;
 }
 
 /* "bos_token": "<s>" or {"content": "<s>"} */
@@ -565,18 +364,15 @@ static ew_status name_splits(hf *h, ew_error *reterr)
 
 static ew_status read_all(hf *h, const json_t *config, ew_error *reterr)
 {
-    EW_TRY(read_norm(h, json_object_get(h->root, "normalizer"), 0, reterr));
-    EW_TRY(read_pre(h, json_object_get(h->root, "pre_tokenizer"), 0, reterr));
-    if (h->byte_level == h->spaces) {
-        return ew_fail(
-            reterr, EW_EUNSUPPORTED,
-            "%s: %s; byte-level (pre-tokenizer ByteLevel) and SentencePiece-like (Metaspace, or a normalizer that "
-            "replaces spaces by U+2581) vocabularies are supported",
-            h->name, h->spaces ? "both ByteLevel and Metaspace" : "neither ByteLevel nor Metaspace");
+    EW_TRY(ew__hf_normalizer(h, json_object_get(h->root, "normalizer"), reterr));
+    EW_TRY(ew__hf_pre_tokenizer(h, json_object_get(h->root, "pre_tokenizer"), reterr));
+    if (h->byte_level && h->spaces) {
+        return ew__hf_unsupported(h, "pre-tokenizer", "ByteLevel with spaces as U+2581", reterr);
     }
-    h->v->kind = h->byte_level ? EW_TOKENIZER_BPE : EW_TOKENIZER_CHAR_BPE;
+    h->v->plain_spaces = !h->byte_level && !h->spaces;
     EW_TRY(read_model(h, reterr));
-    EW_TRY(read_post(h, json_object_get(h->root, "post_processor"), 0, reterr));
+    EW_TRY(ew__hf_post_processor(h, json_object_get(h->root, "post_processor"), reterr));
+    EW_TRY(ew__hf_decoder(h, json_object_get(h->root, "decoder"), reterr));
     if (config != NULL) {
         EW_TRY(read_config(h, config, reterr));
     }

@@ -122,7 +122,7 @@ static ew_status count_texts(trainer *t, ew_pretok_match *match, ew_bpe_text_fn 
             size_t begin = at;
             size_t len = 0;
             ew__trie_find(&t->specials, s, text.size, &at, &len);
-            EW_TRY(ew_pretok_run(match, s + begin, at - begin, count_word, t, reterr));
+            EW_TRY(ew_pretok_run(match, s + begin, at - begin, true, count_word, t, reterr));
             at += len;
         }
         t->bytes += text.size;

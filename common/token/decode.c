@@ -68,6 +68,12 @@ ew_status ew__tokenizer_spell(ew_tokenizer *t, ew_error *reterr)
             ew_buf_add(&out, s.data, s.size);
         } else if (v->type[i] == EW_PIECE_NORMAL && v->kind == EW_TOKENIZER_BPE) {
             add_alphabet(&alphabet, s, &out);
+        } else if (v->type[i] == EW_PIECE_NORMAL && v->kind == EW_TOKENIZER_WORDPIECE) {
+            bool inner = s.size > 2 && memcmp(s.data, "##", 2) == 0;
+            ew_buf_adds(&out, inner ? "" : " ");
+            ew_buf_add(&out, (const char *)s.data + (inner ? 2 : 0), s.size - (inner ? 2 : 0));
+        } else if (v->type[i] == EW_PIECE_NORMAL && v->plain_spaces) {
+            ew_buf_add(&out, s.data, s.size);
         } else if (v->type[i] == EW_PIECE_NORMAL) {
             add_spaces(s, &out);
         }
@@ -97,7 +103,14 @@ ew_span ew_tokenizer_raw(const ew_tokenizer *tok, int32_t id)
 /* The space that encode put in front of the text. */
 static bool drops_space(const ew_tokenizer *tok)
 {
-    return tok->v->kind != EW_TOKENIZER_BPE && tok->v->prefix != EW_PREFIX_NONE;
+    const ew_vocab *v = tok->v;
+    for (size_t i = 0; i < v->n_splits; i++) {
+        if (v->splits[i].mode == EW_SPLIT_METASPACE) {
+            return true;
+        }
+    }
+    return v->kind == EW_TOKENIZER_WORDPIECE ||
+           (v->kind != EW_TOKENIZER_BPE && v->prefix != EW_PREFIX_NONE && !v->suffix);
 }
 
 static ew_span without_space(ew_span s)

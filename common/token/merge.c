@@ -21,6 +21,7 @@ void ew__encoder_release(ew__encoder *e)
     ew_pretok_match_free(&e->match);
     ew_free(e->sym);
     ew_free(e->heap);
+    ew_free(e->node);
     ew_free(e->memo);
 }
 
@@ -150,8 +151,7 @@ static ew_status first_syms(ew__encoder *e, const char *s, size_t size, size_t *
     return EW_OK;
 }
 
-/* A character that no piece holds: its bytes, or the unknown piece, or nothing. */
-static ew_status emit_unknown(ew__encoder *e, const char *s, size_t size)
+ew_status ew__emit_unknown(ew__encoder *e, const char *s, size_t size)
 {
     const ew_tokenizer *t = e->tok;
     if (t->v->kind != EW_TOKENIZER_BPE && has_bytes(t, s, size)) {
@@ -173,7 +173,7 @@ static ew_status emit(ew__encoder *e, const char *s, size_t n)
             e->unknown = false;
             EW_TRY(ew_tokens_add(e->out, sym->id));
         } else {
-            EW_TRY(emit_unknown(e, s + sym->begin, sym->len));
+            EW_TRY(ew__emit_unknown(e, s + sym->begin, sym->len));
         }
     }
     return EW_OK;
@@ -182,6 +182,12 @@ static ew_status emit(ew__encoder *e, const char *s, size_t n)
 ew_status ew__merge(ew__encoder *e, const char *s, size_t size)
 {
     size_t n = 0;
+    if (e->tok->v->kind == EW_TOKENIZER_UNIGRAM) {
+        return ew__unigram(e, s, size);
+    }
+    if (e->tok->v->kind == EW_TOKENIZER_WORDPIECE) {
+        return ew__wordpiece(e, s, size);
+    }
     EW_TRY(first_syms(e, s, size, &n));
     if (n > 0) {
         e->sym[n - 1].next = EW__NONE;

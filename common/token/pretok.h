@@ -27,8 +27,8 @@ void ew_pretok_match_free(ew_pretok_match **m);
 
 /* Called for each piece in order. */
 typedef ew_status (*ew_pretok_fn)(const char *piece, size_t size, void *ctx, ew_error *reterr);
-/* Cuts text[0, size) of any bytes: stretches of malformed UTF-8 are pieces of their own. */
-ew_status ew_pretok_run(ew_pretok_match *m, const char *text, size_t size, ew_pretok_fn fn, void *ctx,
+/* Cuts text[0, size) of any bytes: stretches of malformed UTF-8 are pieces of their own. at_start: nothing lies before the text. */
+ew_status ew_pretok_run(ew_pretok_match *m, const char *text, size_t size, bool at_start, ew_pretok_fn fn, void *ctx,
                         ew_error *reterr) EW_MUST_CHECK;
 
 #endif

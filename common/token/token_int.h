@@ -3,7 +3,9 @@
 #define EW_TOKEN_TOKEN_INT_H
 
 #include "base/base.h"
+#include "base/buf.h"
 #include "base/status.h"
+#include "text/regex.h"
 #include "token/pretok.h"
 #include "token/tokenizer.h"
 #include "token/vocab.h"
@@ -81,6 +83,11 @@ static inline uint64_t ew__pair_key(int32_t left, int32_t right)
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
+static inline uint64_t ew__touch_key(uint32_t a, uint32_t b)
+{
+    return (uint64_t)a << 32 | b;
+}
+
 /* Strings to be found in running text. */
 typedef struct ew__trie {
     ew__u64map next; /* node << 8 | byte -> node */
@@ -108,6 +115,16 @@ void ew__bytes_init(ew__bytes *b);
 /* Spells one byte as UTF-8 (1 or 2 bytes). */
 size_t ew__bytes_spell(const ew__bytes *b, uint8_t byte, char dst[static 2]);
 
+/* A SentencePiece character map, lying in the vocabulary. Zeroed is empty. */
+typedef struct ew__charsmap {
+    const unsigned char *units; /* [n_units] little-endian 32 bits: darts-clone double array */
+    size_t n_units;
+    const char *text; /* what is mapped to, each with a NUL */
+    size_t text_size;
+} ew__charsmap;
+/* EW_ECORRUPT. The data must outlive m. */
+ew_status ew__charsmap_init(ew__charsmap *m, const char *data, size_t size, ew_error *reterr) EW_MUST_CHECK;
+
 #define EW__SPACE "\xE2\x96\x81" /* U+2581, the visible space of SentencePiece */
 
 struct ew_tokenizer {
@@ -128,8 +145,15 @@ struct ew_tokenizer {
     bool fuses;           /* neighbouring unknown characters become one piece */
     ew__trie always;      /* user-defined pieces */
     ew__trie special;     /* those and the control pieces */
-    ew_pretok *pretok;    /* NULL = text stays whole */
-    bool *eog;            /* [n] */
+    ew__trie late;        /* pieces that are looked for in normalised text */
+    ew__trie lattice;     /* UNIGRAM: pieces; WORDPIECE: pieces that begin a word */
+    ew__trie inner;       /* WORDPIECE: pieces within a word, without "##" */
+    double unk_score;     /* UNIGRAM */
+    double user_score;    /* UNIGRAM: of one byte of a user-defined piece (sp) */
+    ew__charsmap charsmap;
+    ew_regex **norm_regex; /* [n_norms] NULL where a step needs none */
+    ew_pretok *pretok;     /* NULL = text stays whole */
+    bool *eog;             /* [n] */
 };
 
 /* What one call of encode works with. */
@@ -148,6 +172,14 @@ typedef struct ew__candidate {
 
 typedef struct ew__memo ew__memo;
 
+/* The best way to the end of this byte (UNIGRAM). */
+typedef struct ew__node {
+    double score;
+    uint32_t len;  /* bytes of its last piece, 0 = not reached */
+    int32_t id;    /* the last piece, -1 = unknown */
+    uint32_t next; /* bytes of the piece that follows, on the way back */
+} ew__node;
+
 typedef struct ew__encoder {
     const ew_tokenizer *tok;
     ew_tokens *out;
@@ -157,6 +189,8 @@ typedef struct ew__encoder {
     ew__candidate *heap;
     size_t n_heap;
     size_t heap_cap; /* elements */
+    ew__node *node;
+    size_t node_cap; /* elements */
     ew__memo *memo;  /* recent pre-tokens and their ids, or NULL */
     bool unknown;    /* the last character had no piece: the next unknown one is fused with it */
 } ew__encoder;
@@ -170,6 +204,21 @@ ew_status ew__merge_memo(ew__encoder *e, const char *s, size_t size) EW_MUST_CHE
 /* NULL when out of memory, which is no error. */
 ew__memo *ew__memo_new(void) EW_MUST_CHECK;
 void ew__encoder_release(ew__encoder *e);
+/* A character that no piece holds: its bytes, or the unknown piece, or nothing. */
+ew_status ew__emit_unknown(ew__encoder *e, const char *s, size_t size) EW_MUST_CHECK;
+/* The same for the kinds without merges; scores, tries. */
+ew_status ew__unigram(ew__encoder *e, const char *s, size_t size) EW_MUST_CHECK;
+ew_status ew__wordpiece(ew__encoder *e, const char *s, size_t size) EW_MUST_CHECK;
+ew_status ew__unigram_init(ew_tokenizer *t, ew_error *reterr) EW_MUST_CHECK;
+ew_status ew__wordpiece_init(ew_tokenizer *t, ew_error *reterr) EW_MUST_CHECK;
+/* norm.c. normalize: the steps of the vocabulary, *out must be empty; sp_normalize appends. */
+ew_status ew__norm_init(ew_tokenizer *t, ew_error *reterr) EW_MUST_CHECK;
+void ew__norm_release(ew_tokenizer *t);
+ew_status ew__normalize(const ew_tokenizer *t, const char *s, size_t size, ew_buf *out, ew_error *reterr) EW_MUST_CHECK;
+ew_status ew__sp_normalize(const ew_tokenizer *t, const char *s, size_t size, bool prefix, ew_buf *out,
+                           ew_error *reterr) EW_MUST_CHECK;
+/* encode.c: appends the ids; what is there of *out stays on failure. */
+ew_status ew__encode(ew__encoder *e, const char *s, size_t size, unsigned flags, ew_error *reterr) EW_MUST_CHECK;
 /* Fills bytes, bytes_end. */
 ew_status ew__tokenizer_spell(ew_tokenizer *t, ew_error *reterr) EW_MUST_CHECK;
 

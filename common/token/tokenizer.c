@@ -8,7 +8,6 @@
 #include "text/utf8.h"
 #include "token/token_int.h"
 
-#define MEMO_FROM_BYTES 4096u /* texts from this size are worth a memo */
 #define TEXT_MAX_BYTES ((size_t)1 << 30)
 
 void ew_tokens_release(ew_tokens *t)
@@ -48,19 +47,23 @@ void ew_tokenizer_free(ew_tokenizer **tp)
     if (t == NULL) {
         return;
     }
-    ew_vocab_free(&t->v);
     ew__strtab_release(&t->names);
     ew__strtab_release(&t->plain);
     ew__u64map_release(&t->merges);
     ew__u64map_release(&t->touching);
     ew__trie_release(&t->always);
     ew__trie_release(&t->special);
+    ew__trie_release(&t->late);
+    ew__trie_release(&t->lattice);
+    ew__trie_release(&t->inner);
+    ew__norm_release(t);
     ew_pretok_free(&t->pretok);
     ew_free(t->bytes);
     ew_free(t->bytes_end);
     ew_free(t->result);
     ew_free(t->rank);
     ew_free(t->eog);
+    ew_vocab_free(&t->v);
     ew_free(t);
     *tp = NULL;
 }
@@ -118,13 +121,6 @@ static ew_status make_tables(ew_tokenizer *t, ew_error *reterr)
             ew__strtab_put(&t->plain, t->from, t->from_end, (uint32_t)i, true);
             t->from_max = EW_MAX(t->from_max, size);
         }
-        if (v->type[i] == EW_PIECE_USER_DEFINED || v->type[i] == EW_PIECE_CONTROL) {
-            ew_span s = ew_vocab_text(v, (int32_t)i);
-            st = ew__trie_add(&t->special, s.data, s.size, (uint32_t)i);
-            if (st == EW_OK && v->type[i] == EW_PIECE_USER_DEFINED) {
-                st = ew__trie_add(&t->always, s.data, s.size, (uint32_t)i);
-            }
-        }
     }
     if (st != EW_OK) {
         return no_memory(reterr, st);
@@ -133,6 +129,40 @@ static ew_status make_tables(ew_tokenizer *t, ew_error *reterr)
         char byte = (char)c;
         uint32_t id = ew__strtab_find(&t->plain, t->from, t->from_end, &byte, 1, ew__hash(&byte, 1));
         t->byte_id[c] = id == EW__NONE ? -1 : (int32_t)id;
+    }
+    return EW_OK;
+}
+
+/* A user-defined piece that is looked for in normalised text is there as normalisation leaves it. */
+static ew_status add_late(ew_tokenizer *t, size_t i, ew_error *reterr)
+{
+    ew_span s = ew_vocab_text(t->v, (int32_t)i);
+    EW_AUTO_BUF normal = {0};
+    if (!t->v->sp) {
+        EW_TRY(ew__normalize(t, s.data, s.size, &normal, reterr));
+        s = (ew_span){ew_buf_str(&normal), normal.size};
+    }
+    return ew__trie_add(&t->late, s.data, s.size, (uint32_t)i) == EW_OK ? EW_OK : no_memory(reterr, EW_ENOMEM);
+}
+
+/* Pieces that are looked for in a text. */
+static ew_status make_special(ew_tokenizer *t, ew_error *reterr)
+{
+    const ew_vocab *v = t->v;
+    for (size_t i = 0; i < v->n; i++) {
+        bool user = v->type[i] == EW_PIECE_USER_DEFINED;
+        if (!user && v->type[i] != EW_PIECE_CONTROL && v->type[i] != EW_PIECE_UNKNOWN) {
+            continue;
+        }
+        if (user && (v->attr[i] & EW_PIECE_NORMALIZED) != 0 && (v->sp || v->n_norms > 0)) {
+            EW_TRY(add_late(t, i, reterr));
+            continue;
+        }
+        ew_span s = ew_vocab_text(v, (int32_t)i);
+        if (ew__trie_add(&t->special, s.data, s.size, (uint32_t)i) != EW_OK ||
+            (user && ew__trie_add(&t->always, s.data, s.size, (uint32_t)i) != EW_OK)) {
+            return no_memory(reterr, EW_ENOMEM);
+        }
     }
     return EW_OK;
 }
@@ -205,11 +235,6 @@ static ew_status make_ranks(ew_tokenizer *t, ew_error *reterr)
     return EW_OK;
 }
 
-static uint64_t touch_key(uint32_t a, uint32_t b)
-{
-    return (uint64_t)a << 32 | b;
-}
-
 /* Neighbours that stand together in no piece are never merged: the text may be cut between them. */
 static ew_status make_touching(ew_tokenizer *t, ew_error *reterr)
 {
@@ -236,7 +261,7 @@ static ew_status make_touching(ew_tokenizer *t, ew_error *reterr)
         uint32_t cp;
         for (size_t k = 0; k < s.size; last = cp) {
             size_t len = ew_utf8_next(p + k, s.size - k, &cp);
-            if (k > 0 && ew__u64map_put(&t->touching, touch_key(last, cp), 1) != EW_OK) {
+            if (k > 0 && ew__u64map_put(&t->touching, ew__touch_key(last, cp), 1) != EW_OK) {
                 return no_memory(reterr, EW_ENOMEM);
             }
             k += len;
@@ -280,6 +305,25 @@ static ew_status make_eog(ew_tokenizer *t, ew_error *reterr)
     return EW_OK;
 }
 
+static ew_status make_kind(ew_tokenizer *t, ew_error *reterr)
+{
+    switch (t->v->kind) {
+    case EW_TOKENIZER_BPE:
+        return make_merges(t, reterr);
+    case EW_TOKENIZER_CHAR_BPE:
+        EW_TRY(make_merges(t, reterr));
+        return make_touching(t, reterr);
+    case EW_TOKENIZER_SPM:
+        EW_TRY(make_ranks(t, reterr));
+        return make_touching(t, reterr);
+    case EW_TOKENIZER_UNIGRAM:
+        return ew__unigram_init(t, reterr);
+    case EW_TOKENIZER_WORDPIECE:
+        return ew__wordpiece_init(t, reterr);
+    }
+    return ew_fail(reterr, EW_EINVAL, "a vocabulary of kind %d", (int)t->v->kind);
+}
+
 ew_status ew_tokenizer_new(const ew_vocab *v, ew_tokenizer **ret_tok, ew_error *reterr)
 {
     EW_TRY(check_ids(v, reterr));
@@ -288,16 +332,11 @@ ew_status ew_tokenizer_new(const ew_vocab *v, ew_tokenizer **ret_tok, ew_error *
         return no_memory(reterr, EW_ENOMEM);
     }
     EW_TRY(ew_vocab_copy(v, &t->v, reterr));
+    EW_TRY(ew__norm_init(t, reterr));
     EW_TRY(make_tables(t, reterr));
+    EW_TRY(make_special(t, reterr));
     EW_TRY(make_pretok(t, reterr));
-    if (v->kind == EW_TOKENIZER_SPM) {
-        EW_TRY(make_ranks(t, reterr));
-    } else {
-        EW_TRY(make_merges(t, reterr));
-    }
-    if (v->kind != EW_TOKENIZER_BPE) {
-        EW_TRY(make_touching(t, reterr));
-    }
+    EW_TRY(make_kind(t, reterr));
     EW_TRY(make_eog(t, reterr));
     *ret_tok = t;
     t = NULL;
@@ -305,148 +344,6 @@ ew_status ew_tokenizer_new(const ew_vocab *v, ew_tokenizer **ret_tok, ew_error *
 }
 
 /* Encoding ------------------------------------------------------------------------------------------------------- */
-
-/* The text may be cut between these two characters: no merge, and no fusing of unknown ones, reaches across. */
-static bool may_cut(const ew_tokenizer *t, uint32_t a, uint32_t b, const char *s, size_t a_len, size_t b_len)
-{
-    if (ew__u64map_get(&t->touching, touch_key(a, b)) != EW__NONE) {
-        return false;
-    }
-    return !t->fuses || ew__plain_find(t, s - a_len, a_len) != EW__NONE || ew__plain_find(t, s, b_len) != EW__NONE;
-}
-
-/* One pre-token of a character vocabulary: cut where no merge can reach across. */
-static ew_status encode_chars(ew__encoder *e, const char *s, size_t size)
-{
-    const ew_tokenizer *t = e->tok;
-    size_t begin = 0;
-    uint32_t last = 0;
-    size_t last_len = 0;
-    for (size_t i = 0; i < size && t->cuts;) {
-        uint32_t cp;
-        size_t len = ew_utf8_next(s + i, size - i, &cp);
-        if (i > begin && may_cut(t, last, cp, s + i, last_len, len)) {
-            EW_TRY(ew__merge_memo(e, s + begin, i - begin));
-            begin = i;
-        }
-        last = cp;
-        last_len = len;
-        i += len;
-    }
-    return ew__merge_memo(e, s + begin, size - begin);
-}
-
-static ew_status encode_piece(const char *s, size_t size, void *ctx, ew_error *reterr)
-{
-    ew__encoder *e = ctx;
-    ew_status st = e->tok->v->kind == EW_TOKENIZER_BPE ? ew__merge_memo(e, s, size) : encode_chars(e, s, size);
-    return st == EW_OK ? EW_OK : ew_fail(reterr, st, "the text is too long to tokenize in the memory there is");
-}
-
-/* Spaces become U+2581 (not in a byte-level vocabulary), one more is put in front when the vocabulary says so. */
-static ew_status visible_spaces(const ew_vocab *v, const char *s, size_t size, bool at_start, ew_buf *out,
-                                ew_error *reterr)
-{
-    bool bpe = v->kind == EW_TOKENIZER_BPE;
-    bool begins = s[0] == ' ' || (!bpe && size >= 3 && memcmp(s, EW__SPACE, 3) == 0);
-    out->max = SIZE_MAX / 2;
-    if ((v->prefix == EW_PREFIX_ALWAYS || (v->prefix == EW_PREFIX_FIRST && at_start)) && !(v->prefix_once && begins)) {
-        ew_buf_adds(out, bpe ? " " : EW__SPACE);
-    }
-    if (bpe) {
-        ew_buf_add(out, s, size);
-        return ew_buf_check(out, reterr);
-    }
-    while (size > 0) {
-        const char *space = memchr(s, ' ', size);
-        size_t n = space == NULL ? size : (size_t)(space - s);
-        ew_buf_add(out, s, n);
-        if (space != NULL) {
-            ew_buf_adds(out, EW__SPACE);
-            n++;
-        }
-        s += n;
-        size -= n;
-    }
-    return ew_buf_check(out, reterr);
-}
-
-/* A stretch without special pieces. */
-static ew_status encode_plain(ew__encoder *e, const char *s, size_t size, bool at_start, ew_error *reterr)
-{
-    const ew_vocab *v = e->tok->v;
-    EW_AUTO_BUF spaced = {0};
-    if (size == 0) {
-        return EW_OK;
-    }
-    if (v->kind != EW_TOKENIZER_BPE || v->prefix != EW_PREFIX_NONE) {
-        EW_TRY(visible_spaces(v, s, size, at_start, &spaced, reterr));
-        s = spaced.data;
-        size = spaced.size;
-    }
-    if (e->match != NULL) {
-        return ew_pretok_run(e->match, s, size, encode_piece, e, reterr);
-    }
-    return encode_piece(s, size, e, reterr);
-}
-
-static bool is_blank(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-static ew_status encode_text(ew__encoder *e, const char *s, size_t size, unsigned flags, ew_error *reterr)
-{
-    const ew_tokenizer *t = e->tok;
-    const ew__trie *trie = (flags & EW_ENCODE_SPECIAL) != 0 ? &t->special : &t->always;
-    size_t at = 0;
-    while (at < size) {
-        size_t begin = at;
-        size_t len = 0;
-        uint32_t id = ew__trie_find(trie, s, size, &at, &len);
-        size_t end = at;
-        while (id != EW__NONE && (t->v->attr[id] & EW_PIECE_LSTRIP) != 0 && end > begin && is_blank(s[end - 1])) {
-            end--;
-        }
-        EW_TRY(encode_plain(e, s + begin, end - begin, begin == 0 && (flags & EW_ENCODE_MIDDLE) == 0, reterr));
-        if (id == EW__NONE) {
-            break;
-        }
-        if (ew_tokens_add(e->out, (int32_t)id) != EW_OK) {
-            return no_memory(reterr, EW_ENOMEM);
-        }
-        at += len;
-        while ((t->v->attr[id] & EW_PIECE_RSTRIP) != 0 && at < size && is_blank(s[at])) {
-            at++;
-        }
-    }
-    return EW_OK;
-}
-
-static ew_status encode(ew__encoder *e, const char *s, size_t size, unsigned flags, ew_error *reterr)
-{
-    const ew_vocab *v = e->tok->v;
-    EW_AUTO_BUF normal = {.max = SIZE_MAX / 2};
-    if (v->nfc && ew_utf8_valid(s, size)) {
-        EW_TRY(ew_utf8_normalize(s, size, EW_UTF8_NFC, &normal, reterr));
-        s = ew_buf_str(&normal);
-        size = normal.size;
-    }
-    if (e->tok->pretok != NULL) {
-        EW_TRY(ew_pretok_match_new(e->tok->pretok, &e->match, reterr));
-    }
-    if (size >= MEMO_FROM_BYTES) {
-        e->memo = ew__memo_new();
-    }
-    if ((flags & EW_ENCODE_BOS) != 0 && v->add_bos && v->bos >= 0 && ew_tokens_add(e->out, v->bos) != EW_OK) {
-        return no_memory(reterr, EW_ENOMEM);
-    }
-    EW_TRY(encode_text(e, s, size, flags, reterr));
-    if ((flags & EW_ENCODE_EOS) != 0 && v->eos >= 0 && ew_tokens_add(e->out, v->eos) != EW_OK) {
-        return no_memory(reterr, EW_ENOMEM);
-    }
-    return EW_OK;
-}
 
 ew_status ew_tokenizer_encode(const ew_tokenizer *tok, const char *text, size_t size, unsigned flags, ew_tokens *out,
                               ew_error *reterr)
@@ -457,7 +354,7 @@ ew_status ew_tokenizer_encode(const ew_tokenizer *tok, const char *text, size_t 
     }
     size_t before = out->n;
     ew__encoder e = {.tok = tok, .out = out};
-    ew_status st = encode(&e, text, size, flags, reterr);
+    ew_status st = ew__encode(&e, text, size, flags, reterr);
     ew__encoder_release(&e);
     if (st != EW_OK) {
         out->n = before;

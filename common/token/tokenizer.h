@@ -1,4 +1,4 @@
-/* Text to token ids and back, for the three kinds of vocabulary in token/vocab.h.
+/* Text to token ids and back, for the kinds of vocabulary in token/vocab.h.
  *
  *   EW_AUTO(ew_tokenizer) tok = NULL;
  *   EW_TRY(ew_tokenizer_new(vocab, &tok, reterr));
@@ -6,8 +6,8 @@
  *   EW_TRY(ew_tokenizer_encode(tok, text, size, EW_ENCODE_BOS, &ids, reterr));
  *
  * Every byte string can be encoded, malformed UTF-8 included, and decodes to the same bytes, except where the vocabulary itself loses
- * something: U+2581 and a doubled leading space (SPM kinds), NFC, bytes without a piece. Time is O(n log n) in the longest stretch
- * that merges can cross and linear in the text. References: llama.cpp src/llama-vocab.cpp and Hugging Face tokenizers 0.2x.
+ * something: U+2581 and a doubled leading space (SPM kinds), normalisation, bytes without a piece, spaces (WordPiece). Time is
+ * O(n log n) in the longest stretch that merges can cross and linear in the text; memory is linear in that stretch. References: llama.cpp src/llama-vocab.cpp and Hugging Face tokenizers 0.2x.
  *
  * Locking: immutable after new; shared by threads. */
 #ifndef EW_TOKEN_TOKENIZER_H
@@ -38,8 +38,9 @@ ew_status ew_tokens_append(ew_tokens *t, const int32_t *ids, size_t n) EW_MUST_C
 ew_status ew_tokenizer_new(const ew_vocab *v, ew_tokenizer **ret_tok, ew_error *reterr) EW_MUST_CHECK;
 void ew_tokenizer_free(ew_tokenizer **tok);
 
-#define EW_ENCODE_BOS (1u << 0) /* begin with bos if the vocabulary says so (add_bos) */
-#define EW_ENCODE_EOS (1u << 1) /* end with eos if the vocabulary has one */
+#define EW_ENCODE_BOS (1u << 0)       /* begin with bos if the vocabulary says so (add_bos) */
+#define EW_ENCODE_EOS (1u << 1)       /* end with eos if the vocabulary has one */
+#define EW_ENCODE_EOS_ASKED (1u << 3) /* end with eos if the vocabulary says so (add_eos): encoders, T5 */
 #define EW_ENCODE_SPECIAL                                                                                              \
     (1u << 2) /* control pieces in the text are recognised (longest match); never for text from users */
 #define EW_ENCODE_MIDDLE (1u << 3) /* the text continues another: no space is put in front of a text's first word */

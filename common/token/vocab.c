@@ -11,6 +11,8 @@
 #define BLOB_MAX ((size_t)256 * 1024 * 1024)
 #define MERGES_MAX ((size_t)4 * EW_LIMIT_VOCAB)
 #define SPLITS_MAX 16u
+#define NORMS_MAX 32u
+#define CHARSMAP_MAX ((size_t)16 * 1024 * 1024)
 #define PATTERN_MAX ((size_t)64 * 1024)
 
 ew_status ew_vocab_new(ew_tokenizer_kind kind, ew_vocab **ret_vocab, ew_error *reterr)
@@ -34,7 +36,13 @@ void ew_vocab_free(ew_vocab **vp)
     for (size_t i = 0; i < v->n_splits; i++) {
         ew_free(v->splits[i].pattern);
     }
+    for (size_t i = 0; i < v->n_norms; i++) {
+        ew_free(v->norms[i].from);
+        ew_free(v->norms[i].to);
+    }
     ew_free(v->splits);
+    ew_free(v->norms);
+    ew_free(v->charsmap);
     ew_free(v->pre);
     ew_free(v->text_end);
     ew_free(v->score);
@@ -130,6 +138,47 @@ ew_status ew_vocab_add_split(ew_vocab *v, const char *pattern, ew_split_mode mod
     return EW_OK;
 }
 
+ew_status ew_vocab_add_norm(ew_vocab *v, ew_tnorm_kind kind, unsigned flags, const char *from, const char *to,
+                            ew_error *reterr)
+{
+    from = from == NULL ? "" : from;
+    to = to == NULL ? "" : to;
+    if (v->n_norms >= NORMS_MAX || strlen(from) > PATTERN_MAX || strlen(to) > PATTERN_MAX) {
+        return ew_fail(reterr, EW_ELIMIT, "the normalizer has more than %u steps or a pattern above %zu bytes",
+                       NORMS_MAX, PATTERN_MAX);
+    }
+    if (v->norms == NULL) {
+        v->norms = ew_calloc(NORMS_MAX, sizeof(*v->norms));
+    }
+    ew_tnorm n = {kind, flags, ew_str_dup(from), ew_str_dup(to)};
+    if (v->norms == NULL || n.from == NULL || n.to == NULL) {
+        ew_free(n.from);
+        ew_free(n.to);
+        return ew_fail(reterr, EW_ENOMEM, "no memory for a normalizer");
+    }
+    v->norms[v->n_norms++] = n;
+    return EW_OK;
+}
+
+ew_status ew_vocab_set_charsmap(ew_vocab *v, const void *data, size_t size, ew_error *reterr)
+{
+    char *copy = NULL;
+    if (size > CHARSMAP_MAX) {
+        return ew_fail(reterr, EW_ELIMIT, "a character map of %zu bytes; at most %zu are possible", size, CHARSMAP_MAX);
+    }
+    if (data != NULL && size > 0) {
+        copy = ew_malloc(size, 1);
+        if (copy == NULL) {
+            return ew_fail(reterr, EW_ENOMEM, "no memory for a character map of %zu bytes", size);
+        }
+        memcpy(copy, data, size);
+    }
+    ew_free(v->charsmap);
+    v->charsmap = copy;
+    v->charsmap_size = copy == NULL ? 0 : size;
+    return EW_OK;
+}
+
 ew_status ew_vocab_pad(ew_vocab *v, size_t n, ew_error *reterr)
 {
     while (v->n < n) {
@@ -200,7 +249,12 @@ ew_status ew_vocab_copy(const ew_vocab *v, ew_vocab **ret_vocab, ew_error *reter
 {
     EW_AUTO(ew_vocab) c = NULL;
     EW_TRY(ew_vocab_new(v->kind, &c, reterr));
-    c->nfc = v->nfc;
+    c->sp = v->sp;
+    c->squeeze = v->squeeze;
+    c->suffix = v->suffix;
+    c->plain_spaces = v->plain_spaces;
+    c->score_f32 = v->score_f32;
+    c->word_max = v->word_max;
     c->bos = v->bos;
     c->eos = v->eos;
     c->unk = v->unk;
@@ -220,6 +274,11 @@ ew_status ew_vocab_copy(const ew_vocab *v, ew_vocab **ret_vocab, ew_error *reter
     for (size_t i = 0; i < v->n_splits; i++) {
         EW_TRY(ew_vocab_add_split(c, v->splits[i].pattern, v->splits[i].mode, v->splits[i].invert, reterr));
     }
+    for (size_t i = 0; i < v->n_norms; i++) {
+        const ew_tnorm *n = &v->norms[i];
+        EW_TRY(ew_vocab_add_norm(c, n->kind, n->flags, n->from, n->to, reterr));
+    }
+    EW_TRY(ew_vocab_set_charsmap(c, v->charsmap, v->charsmap_size, reterr));
     EW_TRY(dup_array(v->text_end, v->n, sizeof(*v->text_end), &c->text_end, reterr));
     EW_TRY(dup_array(v->score, v->n, sizeof(*v->score), &c->score, reterr));
     EW_TRY(dup_array(v->type, v->n, 1, &c->type, reterr));

@@ -30,9 +30,10 @@ static void unknown_parts_of_tokenizer_json_are_refused_by_name(void **state)
         {"\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}}", "UnicodeScripts"},
         {"\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"x\"},\"behavior\":\"Sideways\"}}",
          "Sideways"},
-        {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"normalizer\":{\"type\":\"Lowercase\"}}", "Lowercase"},
+        {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"normalizer\":{\"type\":\"Runes\"}}", "Runes"},
         {"\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\"}}", "Metaspace"},
-        {"\"pre_tokenizer\":null}", "neither ByteLevel nor Metaspace"},
+        {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"decoder\":{\"type\":\"CTC\"}}", "CTC"},
+        {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"post_processor\":{\"type\":\"Stamp\"}}", "Stamp"},
     };
     for (size_t i = 0; i < EW_COUNT(cases); i++) {
         ew_vocab *v = NULL;
@@ -40,12 +41,12 @@ static void unknown_parts_of_tokenizer_json_are_refused_by_name(void **state)
         assert_fails(EW_EUNSUPPORTED, load(cases[i].rest, NULL, &v, &err), &err, cases[i].name);
         assert_null(v);
     }
-    static const char unigram[] =
-        "{\"model\":{\"type\":\"Unigram\",\"vocab\":[]},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}";
+    static const char words[] =
+        "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{}},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}";
     ew_vocab *v = NULL;
     ew_error err = EW_ERROR_INIT;
-    assert_fails(EW_EUNSUPPORTED, ew_vocab_from_hf_text("u.json", unigram, sizeof(unigram) - 1, NULL, 0, &v, &err),
-                 &err, "Unigram");
+    assert_fails(EW_EUNSUPPORTED, ew_vocab_from_hf_text("u.json", words, sizeof(words) - 1, NULL, 0, &v, &err), &err,
+                 "WordLevel");
 }
 
 static void damaged_tokenizer_json_is_refused(void **state)
@@ -145,7 +146,7 @@ static void vocabularies_of_other_kinds_in_gguf_are_refused_by_name(void **state
 {
     (void)state;
     assert_gguf_fails(EW_ENOENT, write_gguf(NULL, NULL, "a b"), "no vocabulary");
-    assert_gguf_fails(EW_EUNSUPPORTED, write_gguf("t5", "default", "a b"), "t5");
+    assert_gguf_fails(EW_EUNSUPPORTED, write_gguf("rwkv", "default", "a b"), "rwkv");
     assert_gguf_fails(EW_EUNSUPPORTED, write_gguf("gpt2", "klingon", "a b"), "klingon");
     assert_gguf_fails(EW_ECORRUPT, write_gguf("gpt2", "default", "a z"), "merge 0");
     assert_gguf_fails(EW_ECORRUPT, write_gguf("gpt2", "default", "ab"), "merge 0");

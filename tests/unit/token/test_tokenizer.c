@@ -384,7 +384,7 @@ static void assert_cut(const char *name, const char *text, const char *want)
     CHECK(ew_pretok_lookup(name, &splits, &n, NULL));
     CHECK(ew_pretok_new(splits, n, &p, NULL));
     CHECK(ew_pretok_match_new(p, &m, NULL));
-    CHECK(ew_pretok_run(m, text, strlen(text), join_piece, &j, NULL));
+    CHECK(ew_pretok_run(m, text, strlen(text), true, join_piece, &j, NULL));
     assert_string_equal(ew_buf_str(&j.buf), want);
     ew_buf_release(&j.buf);
 }
