@@ -95,10 +95,9 @@ static ew_status rope_scaling(const ew_gguf *g, const ew_arch *arch, ew_model_co
         cfg->rope_factor = factor;
         EW_TRY(opt_f32(g, arch, "rope.scaling.yarn_beta_fast", &cfg->rope_beta_fast, reterr));
         EW_TRY(opt_f32(g, arch, "rope.scaling.yarn_beta_slow", &cfg->rope_beta_slow, reterr));
-        /* llama.cpp multiplies the stored factor by this too (ggml_rope_yarn). */
-        float m = 1 + 0.1F * logf(fmaxf(factor, 1));
+        /* llama.cpp multiplies attn_factor by a factor of its own (llama-context.cpp); transformers' attention_factor is the whole. */
+        cfg->rope_mscale = (cfg->rope_mscale != 0 ? cfg->rope_mscale : 1) * (1 + 0.1F * logf(fmaxf(factor, 1)));
         EW_TRY(opt_f32(g, arch, "rope.scaling.yarn_attn_factor", &cfg->rope_mscale, reterr));
-        cfg->rope_mscale = (cfg->rope_mscale != 0 ? cfg->rope_mscale : 1) * m;
     } else if (!ew_str_eq(type, "none")) {
         return ew_fail(
             reterr, EW_EUNSUPPORTED,

@@ -71,6 +71,9 @@ extern const ew_names ew__gguf_encoder_names;
 #define EW_ARCH_FFN_4C (1u << 18)       /* F is 4 C unless it is said */
 #define EW_ARCH_WINDOW_OPT (1u << 19)   /* config.json's window counts only with use_sliding_window */
 
+#define EW_ARCH_OWN_HEAD (1u << 20)  /* llama.cpp wants output.weight even when it is the embedding */
+#define EW_ARCH_TIED_HEAD (1u << 21) /* llama.cpp takes the embedding whatever the file has */
+
 #define EW_HEAD_MAX 256 /* D */
 #define EW_ROT_HALF_MAX (EW_HEAD_MAX / 2)
 
@@ -134,6 +137,10 @@ void ew__config_local(ew_model_config *cfg, uint32_t period);
 ew_status ew__bind(ew_model *m, const ew_hf_extra *extra, ew_error *reterr);
 /* rope_factors of a model without a file. */
 ew_status ew__bind_rope_floats(ew_model *m, ew_error *reterr);
+/* EW_OK when a GGUF of the model's architecture says all that it computes, else EW_EUNSUPPORTED with what it cannot say. */
+ew_status ew__save_check(const ew_model *m, ew_error *reterr);
+/* The keys of the architecture, "<arch>.…". */
+void ew__save_config(ew_gguf_writer *w, const ew_model *m);
 /* Keeps p (from ew_aligned, ew_calloc; NULL = EW_ENOMEM) for the model's life. */
 ew_status ew__model_keep(ew_model *m, void *p, ew_error *reterr);
 

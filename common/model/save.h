@@ -1,8 +1,8 @@
 /* Writing a model as GGUF v3 that stock llama.cpp runs.
  *
- * Works on any model: opened from a Hugging Face directory (Q and K are permuted from half-split to interleaved rotary order, as
- * llama.cpp's convert_hf_to_gguf.py does), from GGUF, or made from floats. One tensor at a time is in memory. The file appears
- * whole or not at all. */
+ * Works on any model: opened from a Hugging Face directory (with the changes that llama.cpp's convert_hf_to_gguf.py makes: Q and K of Llama
+ * from half-split to interleaved rotary order, Gemma's norms plus 1, fused matrices where llama.cpp wants them), from GGUF (every key and
+ * every tensor is kept), or made from floats. One tensor at a time is in memory. The file appears whole or not at all. */
 #ifndef EW_MODEL_SAVE_H
 #define EW_MODEL_SAVE_H
 
@@ -21,7 +21,8 @@ typedef struct ew_save_opt {
     ew_progress progress; /* unit "B" */
 } ew_save_opt;
 
-/* opt NULL = keep types. EW_EIO, EW_ENOSPC, EW_ENOMEM, EW_ECANCELLED. */
+/* opt NULL = keep types. EW_EUNSUPPORTED when GGUF cannot say what the model computes (GPT-Neo and OPT have no architecture there; the
+ * message names what it is), EW_EIO, EW_ENOSPC, EW_ENOMEM, EW_ECANCELLED. */
 ew_status ew_model_save_gguf(const ew_model *m, const char *path, const ew_save_opt *opt,
                              ew_error *reterr) EW_MUST_CHECK;
 
