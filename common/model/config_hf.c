@@ -368,6 +368,9 @@ static ew_status scales(const reader *r)
     if (pre > 0 && pre != (float)cfg->D) {
         cfg->attn_scale = 1 / sqrtf(pre);
     }
+    /* a missing key is the class's default, null is none */
+    cfg->attn_softcap = json_object_get(r->j, "attn_logit_softcapping") == NULL ? r->arch->attn_softcap : 0;
+    cfg->final_softcap = json_object_get(r->j, "final_logit_softcapping") == NULL ? r->arch->final_softcap : 0;
     EW_TRY(f32_of(r, r->j, NAMES("attn_logit_softcapping"), &cfg->attn_softcap));
     return f32_of(r, r->j, NAMES("final_logit_softcapping"), &cfg->final_softcap);
 }
