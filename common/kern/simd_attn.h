@@ -66,13 +66,17 @@ ATTN_INLINE vf kv_tail(ew_dtype t, const uint8_t *row, size_t d, size_t m)
 /* The cache is read in strides of all heads' rows, which the hardware does not foresee. */
 #define KV_AHEAD 24
 
-/* Fetches row `at` + KV_AHEAD of n, if there is one. */
-ATTN_INLINE void kv_prefetch(ew_dtype t, const uint8_t *base, size_t row_bytes, size_t at, size_t n, size_t D)
+ATTN_INLINE size_t kv_bytes(ew_dtype t, size_t d)
 {
-    size_t bytes = t == EW_DTYPE_F32 ? 4 * D : t == EW_DTYPE_F16 ? 2 * D : D / 32 * 34;
-    const uint8_t *p = base + EW_MIN(at + KV_AHEAD, n - 1) * row_bytes;
-    for (size_t i = 0; i < bytes; i += 64) {
-        _mm_prefetch((const char *)(p + i), _MM_HINT_T0);
+    return t == EW_DTYPE_F32 ? 4 * d : t == EW_DTYPE_F16 ? 2 * d : d / 32 * 34;
+}
+
+/* Fetches elements [d, d + n) of the row. */
+ATTN_INLINE void kv_prefetch(ew_dtype t, const uint8_t *row, size_t d, size_t n)
+{
+    const char *p = (const char *)row + kv_bytes(t, d);
+    for (size_t i = 0; i < kv_bytes(t, n); i += 64) {
+        _mm_prefetch(p + i, _MM_HINT_T0);
     }
 }
 
@@ -114,9 +118,12 @@ ATTN_INLINE void qk_block(ew_dtype t, int R, const float *const *q, const uint8_
     }
     float sum[VW];
     v_store(sum, v_sum_each(acc));
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t j = 0; j < count; j++) {
-            s[r * lds + j] = sum[r * (size_t)J + j];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+        if ((size_t)r < rows && count == (size_t)J) {
+            memcpy(s + (size_t)r * lds, sum + r * J, (size_t)J * sizeof(float)); /* of constant size: no call */
+        } else if ((size_t)r < rows) {
+            memcpy(s + (size_t)r * lds, sum + r * J, count * sizeof(float));
         }
     }
 }
@@ -131,7 +138,7 @@ ATTN_INLINE void qk_rows(ew_dtype t, int R, const float *q, size_t ldq, size_t r
     }
     for (size_t j = 0; j < n; j += J) {
         for (size_t i = 0; i < J; i++) {
-            kv_prefetch(t, k, k_row, j + i, n, D);
+            kv_prefetch(t, k + EW_MIN(j + i + KV_AHEAD, n - 1) * k_row, 0, D);
         }
         qk_block(t, R, qr, k + j * k_row, k_row, EW_MIN(J, n - j), D, s + j, lds, rows);
     }
@@ -175,8 +182,7 @@ ATTN_INLINE void pv_block(ew_dtype t, int R, int N, const float *const *p, const
         acc[i] = m < VW ? v_loadn(o + r * ldo + d, m) : v_load(o + r * ldo + d + (size_t)(i % N) * VW);
     }
     for (size_t j = 0; j < n; j++, v += v_row) {
-        _mm_prefetch((const char *)(v + KV_AHEAD * v_row), _MM_HINT_T0);
-        _mm_prefetch((const char *)(v + KV_AHEAD * v_row + 64), _MM_HINT_T0);
+        kv_prefetch(t, v + EW_MIN((size_t)KV_AHEAD, n - 1 - j) * v_row, d, (size_t)N * VW);
         vf x[4];
 #pragma GCC unroll 4
         for (int c = 0; c < N; c++) {

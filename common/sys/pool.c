@@ -22,7 +22,8 @@
 #define GATE_OPEN (1u << 31)
 #define GATE_WAITED (1u << 30) /* the caller sleeps on the gate */
 #define GATE_INSIDE (GATE_WAITED - 1)
-#define SPIN_NS 15000
+#define SPIN_NS 15000    /* awake without work before going to sleep */
+#define PATIENCE_NS 3000 /* of that, without giving way */
 
 struct worker {
     ew_pool *pool;
@@ -68,32 +69,34 @@ static uint64_t spin_clock_ns(void)
 
 static void spin_pause(void)
 {
-    for (int i = 0; i < 32; i++) {
 #if defined(__x86_64__)
-        __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #elif defined(__aarch64__)
-        __asm__ volatile("yield");
+    __asm__ volatile("yield");
 #endif
-    }
 }
 
-/* True when (*word & mask) == value is no longer so, within SPIN_NS. */
+/* True when (*word & mask) == value is no longer so, within SPIN_NS. For the first PATIENCE_NS the word is read all the time:
+ * the next job of a token comes that soon, and what it waits for is lost by every thread. After that the core is offered to
+ * others between two looks: whoever we wait for may need this very one. */
 static bool spin_changed(_Atomic uint32_t *word, uint32_t mask, uint32_t value)
 {
-    uint64_t deadline = 0;
-    for (unsigned i = 0;; i++) {
+    uint64_t start = 0;
+    for (unsigned i = 1;; i++) {
         if ((atomic_load_explicit(word, memory_order_acquire) & mask) != value) {
             return true;
         }
         spin_pause();
-        if (i % 4 == 3) {
-            uint64_t now = spin_clock_ns();
-            if (deadline == 0) {
-                deadline = now + SPIN_NS;
-            } else if (now > deadline) {
-                return false;
-            }
-            (void)sched_yield(); /* whoever we wait for may need this very core */
+        if (i % 32 != 0) {
+            continue;
+        }
+        uint64_t now = spin_clock_ns();
+        start = start == 0 ? now : start;
+        if (now - start > SPIN_NS) {
+            return false;
+        }
+        if (now - start > PATIENCE_NS) {
+            (void)sched_yield();
         }
     }
 }
