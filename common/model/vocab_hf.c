@@ -337,7 +337,7 @@ static ew_status read_config(hf *h, const json_t *config, ew_error *reterr)
     if (llama) {
         const json_t *post = json_object_get(h->root, "post_processor");
         bool bare = post == NULL || json_is_null(post);
-        v->add_bos = v->add_bos || (bare && json_object_get(config, "add_bos_token") == NULL);
+        v->add_bos = v->add_bos || (bare && h->root != NULL && json_object_get(config, "add_bos_token") == NULL);
         EW_TRY(ew_json_opt_bool(config, h->name, "add_bos_token", &v->add_bos, reterr));
         EW_TRY(ew_json_opt_bool(config, h->name, "add_eos_token", &v->add_eos, reterr));
     }
@@ -379,8 +379,8 @@ static ew_status read_all(hf *h, const json_t *config, ew_error *reterr)
     return name_splits(h, reterr);
 }
 
-static ew_status from_json(const char *name, const json_t *root, const json_t *config, ew_vocab **ret_vocab,
-                           ew_error *reterr)
+ew_status ew__vocab_from_json(const char *name, const json_t *root, const json_t *config, ew_vocab **ret_vocab,
+                              ew_error *reterr)
 {
     EW_AUTO(ew_vocab) v = NULL;
     if (!json_is_object(root)) {
@@ -429,7 +429,7 @@ ew_status ew_vocab_from_hf_text(const char *name, const void *tokenizer, size_t 
     if (config != NULL) {
         EW_TRY(load_wide("tokenizer_config.json", config, config_size, &extra, reterr));
     }
-    return from_json(name, root, extra, ret_vocab, reterr);
+    return ew__vocab_from_json(name, root, extra, ret_vocab, reterr);
 }
 
 /* dir/file as JSON; *ret stays NULL when it is not there. */
@@ -481,6 +481,21 @@ static ew_status jinja_template(const char *dir, ew_vocab *v, ew_error *reterr)
     return ew_vocab_set_chat_template(v, ew_buf_str(&text), text.size, reterr);
 }
 
+/* What special_tokens_map.json alone says goes for tokenizer_config.json. */
+static ew_status old_files(const char *dir, json_t **config, const json_t *map, ew_vocab **ret, ew_error *reterr)
+{
+    if (*config == NULL) {
+        *config = json_object();
+    }
+    if (*config == NULL ||
+        (json_is_object(map) && json_object_update_missing(*config, (json_t *)(uintptr_t)map) != 0)) {
+        return ew_fail(reterr, EW_ENOMEM, "no memory for the tokenizer of %s", dir);
+    }
+    EW_TRY(ew__vocab_from_old_files(dir, *config, ret, reterr));
+    hf h = {.name = dir, .v = *ret};
+    return read_config(&h, *config, reterr);
+}
+
 ew_status ew_vocab_from_hf(const char *dir, ew_vocab **ret_vocab, ew_error *reterr)
 {
     char path[4096];
@@ -490,19 +505,17 @@ ew_status ew_vocab_from_hf(const char *dir, ew_vocab **ret_vocab, ew_error *rete
     EW_AUTO_JSON generation = NULL;
     EW_AUTO_JSON model = NULL;
     EW_AUTO(ew_vocab) v = NULL;
-    EW_TRY(ew_path_join(path, sizeof(path), dir, "tokenizer.json", reterr));
-    if (!ew_file_exists(path)) {
-        return ew_fail(
-            reterr, EW_ENOENT,
-            "%s is not there. HINT: transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes it",
-            path);
-    }
-    EW_TRY(ew_json_load_file(path, 0, &root, reterr));
     EW_TRY(opt_file(dir, "tokenizer_config.json", &config, reterr));
     EW_TRY(opt_file(dir, "special_tokens_map.json", &map, reterr));
     EW_TRY(opt_file(dir, "generation_config.json", &generation, reterr));
     EW_TRY(opt_file(dir, "config.json", &model, reterr));
-    EW_TRY(from_json(path, root, config, &v, reterr));
+    EW_TRY(ew_path_join(path, sizeof(path), dir, "tokenizer.json", reterr));
+    if (ew_file_exists(path)) {
+        EW_TRY(ew_json_load_file(path, 0, &root, reterr));
+        EW_TRY(ew__vocab_from_json(path, root, config, &v, reterr));
+    } else {
+        EW_TRY(old_files(dir, &config, map, &v, reterr));
+    }
     hf h = {.name = path, .root = root, .v = v};
     if (v->eos < 0) {
         named_piece(&h, map, "eos_token", &v->eos);

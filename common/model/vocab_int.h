@@ -43,6 +43,9 @@ ew_status ew__hf_pre_tokenizer(ew__hf *h, const json_t *j, ew_error *reterr) EW_
 ew_status ew__hf_post_processor(ew__hf *h, const json_t *j, ew_error *reterr) EW_MUST_CHECK;
 ew_status ew__hf_decoder(ew__hf *h, const json_t *j, ew_error *reterr) EW_MUST_CHECK;
 
+/* root: tokenizer.json; config: tokenizer_config.json or NULL. */
+ew_status ew__vocab_from_json(const char *name, const json_t *root, const json_t *config, ew_vocab **ret_vocab,
+                              ew_error *reterr) EW_MUST_CHECK;
 /* Directories without tokenizer.json: tokenizer.model, vocab.json with merges.txt, or vocab.txt. config: tokenizer_config.json or NULL. EW_ENOENT
  * when there is none of them. */
 ew_status ew__vocab_from_old_files(const char *dir, const json_t *config, ew_vocab **ret_vocab,
