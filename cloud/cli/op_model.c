@@ -8,8 +8,8 @@
 #include "cli/app.h"
 #include "cli/op.h"
 #include "compress/quantize.h"
-#include "model/save.h"
 #include "sys/file.h"
+#include "sys/pool.h"
 #include "sys/signal.h"
 #include "sys/term.h"
 #include "text/json.h"
@@ -20,31 +20,21 @@ typedef struct import_args {
     double score;
 } import_args;
 
-/* One variant as a GGUF file. A GGUF keeps all its metadata; a directory is converted in the same pass. */
+/* One variant as a GGUF file. */
 static ew_status make_variant(const import_args *a, const char *variant, const char *out, ew_error *reterr)
 {
-    ew_dtype type = EW_DTYPE_F32;
-    const ew_dtype_info *info = NULL;
-    if (!ew_dtype_parse(variant, &type) || (info = ew_dtype_get(type)) == NULL || !info->quantize) {
-        return ew_fail(reterr, EW_EINVAL, "'%s' is no variant: f32, f16, bf16, q8_0, q4_0", variant);
+    ew_quantize_opt opt = {.name = ew_dir_exists(a->path) ? a->name : NULL};
+    if (!ew_mix_parse(variant, &opt.mix)) {
+        return ew_fail(reterr, EW_EINVAL, "'%s' is no variant; there are (in either case) %s", variant, ew_mix_names());
     }
     EW_AUTO(ew_term_progress) bar = NULL;
-    ew_progress progress = {0};
+    EW_AUTO(ew_pool) pool = NULL;
     if (ew_term_progress_new(stderr, variant, ew_signal_stop, &bar) == EW_OK) {
-        progress = *ew_term_progress_get(bar);
+        opt.progress = *ew_term_progress_get(bar);
     }
-    if (!ew_dir_exists(a->path)) {
-        ew_pool *pool = NULL;
-        EW_TRY(ew_pool_new(0, &pool, reterr));
-        ew_quantize_opt opt = {.target = type, .pool = pool, .progress = progress};
-        ew_status st = ew_quantize_file(a->path, out, &opt, NULL, reterr);
-        ew_pool_free(&pool);
-        return st;
-    }
-    EW_AUTO(ew_model) m = NULL;
-    EW_TRY(ew_model_open(a->path, NULL, &m, reterr));
-    ew_save_opt save = {.convert = true, .dtype = type, .name = a->name, .progress = progress};
-    return ew_model_save_gguf(m, out, &save, reterr);
+    EW_TRY(ew_pool_new(0, &pool, reterr));
+    opt.pool = pool;
+    return ew_quantize_model(a->path, out, &opt, NULL, reterr);
 }
 
 static ew_status publish(const import_args *a, ew_opclient *c, const char *variant, const char *file, json_t *list,
@@ -135,7 +125,7 @@ int ew_cli_model_import(int argc, char **argv, void *ctx)
     const ew_cli_opt opts[] = {
         {"name", 'n', "NAME", EW_CLI_STRING, &a.name, .help = "name of the model in the catalogue"},
         {"variants", 0, "LIST", EW_CLI_STRING, &a.variants,
-         .help = "of f32, f16, bf16, q8_0, q4_0 (default q8_0,q4_0)"},
+         .help = "of f16, q8_0, q6_k, q5_k_m, q4_k_m, iq4_nl, q4_0 and others (default q8_0,q4_0)"},
         {"version", 0, "VERSION", EW_CLI_STRING, &a.version, .help = "default 1"},
         {"score", 0, "X", EW_CLI_F64, &a.score,
          .help = "on general benchmarks, 0 to 1: which model is the stronger one", .max = 1},

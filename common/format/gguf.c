@@ -233,7 +233,7 @@ static ew_status read_tensor(cursor *c, uint64_t *ret_offset)
     if (ew_dtype_get(t->dtype) == NULL) {
         return ew_fail(
             c->err, EW_EUNSUPPORTED,
-            "%s: tensor '%s' has element type %u, which this version does not know. HINT: use an F16, Q8_0 or Q4_0 "
+            "%s: tensor '%s' has element type %u, which this version does not know. HINT: use an F16, Q8_0 or Q4_K_M "
             "file of the model.",
             g->name, name, type);
     }

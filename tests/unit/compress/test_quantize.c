@@ -1,3 +1,4 @@
+#include <math.h>
 #include <string.h>
 
 #include "test.h"
@@ -5,6 +6,8 @@
 #include "base/rng.h"
 #include "compress/quantize.h"
 #include "format/gguf.h"
+#include "sys/file.h"
+#include "sys/pool.h"
 
 enum {
     ROWS = 40,
@@ -49,7 +52,7 @@ static void each_tensor_gets_the_type_of_the_rules(void **state)
     ew_error err = EW_ERROR_INIT;
     const char *in = ew_test_path("in.gguf"), *out = ew_test_path("out.gguf");
     write_model(in, false);
-    ew_quantize_opt opt = {.target = EW_DTYPE_Q4_0};
+    ew_quantize_opt opt = {.mix = EW_MIX_Q4_0};
     ew_quantize_report report;
     assert_ok(ew_quantize_file(in, out, &opt, &report, &err), &err);
     EW_AUTO(ew_gguf) g = NULL;
@@ -62,6 +65,7 @@ static void each_tensor_gets_the_type_of_the_rules(void **state)
     assert_true(ew_gguf_get_u64(g, "general.file_type", &u) && u == 2);
     assert_true(ew_gguf_has(g, "general.architecture"));
     assert_int_equal(report.n_fallback_f16, 1);
+    assert_int_equal(report.n_fallback, 1);
     assert_true(report.bytes_out < report.bytes_in && report.rmse > 0);
     unsigned char row[COLS / 32 * 18];
     ew_quant_row(EW_DTYPE_Q4_0, weight + COLS, row, COLS);
@@ -74,7 +78,7 @@ static void a_tied_table_gets_the_target(void **state)
     ew_error err = EW_ERROR_INIT;
     const char *in = ew_test_path("tied.gguf");
     write_model(in, true);
-    ew_quantize_opt opt = {.target = EW_DTYPE_Q8_0};
+    ew_quantize_opt opt = {.mix = EW_MIX_Q8_0};
     assert_ok(ew_quantize_file(in, in, &opt, NULL, &err), &err); /* in place */
     EW_AUTO(ew_gguf) g = NULL;
     assert_ok(ew_gguf_open(in, &g, &err), &err);
@@ -93,12 +97,104 @@ static void stopping_leaves_no_file(void **state)
     ew_error err = EW_ERROR_INIT;
     const char *in = ew_test_path("in2.gguf"), *out = ew_test_path("out2.gguf");
     write_model(in, true);
-    ew_quantize_opt opt = {.target = EW_DTYPE_Q8_0, .progress = {.fn = stop}};
+    ew_quantize_opt opt = {.mix = EW_MIX_Q8_0, .progress = {.fn = stop}};
     assert_fails(EW_ECANCELLED, ew_quantize_file(in, out, &opt, NULL, &err), &err, "stopped");
     ew_gguf *g = NULL;
     assert_fails(EW_ENOENT, ew_gguf_open(out, &g, &err), &err, "out2.gguf");
-    opt.target = EW_DTYPE_Q4_K;
-    assert_fails(EW_EINVAL, ew_quantize_file(in, out, &opt, NULL, &err), &err, "Q4_K");
+}
+
+static void write_one(const char *path, const char *name, ew_dtype dtype, uint32_t cols, const void *data)
+{
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_gguf_writer) w = NULL;
+    const uint64_t dims[] = {cols, 2};
+    assert_ok(ew_gguf_writer_new(path, &w, &err), &err);
+    ew_gguf_add_str(w, "general.architecture", "llama");
+    ew_gguf_add_str(w, "general.name", "old");
+    ew_gguf_add_u32(w, "llama.block_count", 1);
+    assert_ok(ew_gguf_add_tensor(w, name, dtype, 2, dims, &err), &err);
+    assert_ok(ew_gguf_writer_begin(w, &err), &err);
+    assert_ok(ew_gguf_write_tensor(w, 0, data, &err), &err);
+    assert_ok(ew_gguf_writer_commit(w, &err), &err);
+}
+
+/* Every mix from every type that can be read, and its bytes are those of the row conversion. */
+static void every_type_becomes_every_other(void **state)
+{
+    (void)state;
+    static const ew_mix mixes[] = {EW_MIX_F32,    EW_MIX_F16,  EW_MIX_BF16, EW_MIX_Q8_0,   EW_MIX_Q6_K,
+                                   EW_MIX_Q5_K_M, EW_MIX_Q5_1, EW_MIX_Q5_0, EW_MIX_Q4_K_M, EW_MIX_IQ4_NL,
+                                   EW_MIX_IQ4_XS, EW_MIX_Q4_1, EW_MIX_Q4_0, EW_MIX_Q3_K_M, EW_MIX_Q2_K};
+    const char *in = ew_test_path("every.gguf"), *out = ew_test_path("every-out.gguf");
+    ew_error err = EW_ERROR_INIT;
+    for (size_t i = 0; i < EW_COUNT(mixes); i++) {
+        _Alignas(8) static unsigned char source[2 * 256 * 4], want[2 * 256 * 4];
+        ew_dtype from = ew_mix_dtype(mixes[i]);
+        ew_quant_row(from, weight, source, 512);
+        write_one(in, "blk.0.attn_q.weight", from, 256, source);
+        for (size_t k = 0; k < EW_COUNT(mixes); k++) {
+            ew_dtype to = ew_mix_dtype(mixes[k]);
+            ew_quantize_opt opt = {.mix = mixes[k], .name = k % 2 == 0 ? "new" : NULL};
+            float x[512];
+            size_t bytes = 0;
+            assert_ok(ew_quantize_file(in, out, &opt, NULL, &err), &err);
+            EW_AUTO(ew_gguf) g = NULL;
+            assert_ok(ew_gguf_open(out, &g, &err), &err);
+            assert_int_equal(type_of(g, "blk.0.attn_q.weight"), to);
+            assert_true(ew_dtype_row_bytes(to, 512, &bytes));
+            ew_dequant_row(from, source, x, 512);
+            ew_quant_row(to, x, want, 512);
+            assert_memory_equal(ew_gguf_find(g, "blk.0.attn_q.weight")->data, from == to ? source : want, bytes);
+            uint64_t u = 0;
+            char name[8];
+            assert_true(ew_gguf_get_u64(g, "general.file_type", &u) && u == (uint64_t)mixes[k]);
+            assert_true(ew_gguf_get_str_copy(g, "general.name", name, sizeof(name)));
+            assert_string_equal(name, k % 2 == 0 ? "new" : "old");
+        }
+    }
+}
+
+static void values_that_no_type_holds_are_named(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    const char *in = ew_test_path("odd.gguf"), *out = ew_test_path("odd-out.gguf");
+    static float x[512] = {1.0f};
+    ew_quantize_opt opt = {.mix = EW_MIX_Q4_K_M};
+    x[300] = INFINITY;
+    write_one(in, "blk.0.attn_q.weight", EW_DTYPE_F32, 256, x);
+    assert_fails(EW_ECORRUPT, ew_quantize_file(in, out, &opt, NULL, &err), &err, "blk.0.attn_q.weight");
+    assert_non_null(strstr(err.msg, "row 1"));
+    opt.mix = EW_MIX_F16;
+    x[300] = 1e6f;
+    write_one(in, "blk.0.attn_q.weight", EW_DTYPE_F32, 256, x);
+    assert_fails(EW_ECORRUPT, ew_quantize_file(in, out, &opt, NULL, &err), &err, "too large for F16");
+    opt.mix = EW_MIX_BF16;
+    assert_ok(ew_quantize_file(in, out, &opt, NULL, &err), &err);
+    static const unsigned char bits[2 * 66] = {0};
+    write_one(in, "blk.0.attn_q.weight", EW_DTYPE_IQ2_XXS, 256, bits);
+    assert_fails(EW_EUNSUPPORTED, ew_quantize_file(in, out, &opt, NULL, &err), &err, "IQ2_XXS");
+}
+
+static void threads_do_not_change_the_file(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    const char *in = ew_test_path("t.gguf"), *a = ew_test_path("t1.gguf"), *b = ew_test_path("t3.gguf");
+    EW_AUTO(ew_pool) pool = NULL;
+    write_model(in, false);
+    assert_ok(ew_pool_new(3, &pool, &err), &err);
+    ew_quantize_opt opt = {.mix = EW_MIX_Q4_K_M};
+    assert_ok(ew_quantize_file(in, a, &opt, NULL, &err), &err);
+    opt.pool = pool;
+    assert_ok(ew_quantize_file(in, b, &opt, NULL, &err), &err);
+    ew_buf x = {0}, y = {0};
+    assert_ok(ew_file_read(a, 1 << 20, &x, &err), &err);
+    assert_ok(ew_file_read(b, 1 << 20, &y, &err), &err);
+    assert_int_equal(x.size, y.size);
+    assert_memory_equal(x.data, y.data, x.size);
+    ew_buf_release(&x);
+    ew_buf_release(&y);
 }
 
 int main(void)
@@ -107,6 +203,9 @@ int main(void)
         cmocka_unit_test(each_tensor_gets_the_type_of_the_rules),
         cmocka_unit_test(a_tied_table_gets_the_target),
         cmocka_unit_test(stopping_leaves_no_file),
+        cmocka_unit_test(every_type_becomes_every_other),
+        cmocka_unit_test(values_that_no_type_holds_are_named),
+        cmocka_unit_test(threads_do_not_change_the_file),
     };
     ew_rng rng;
     ew_rng_init(&rng, 1, 0);
