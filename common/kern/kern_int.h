@@ -53,7 +53,7 @@ static inline ew_xq ew__xq_row(const ew_xq *x, size_t t)
 #define EW_XQ_TINY 0x1p-100f
 
 /* Bytes of a panel, at most (a table chooses rows and kb so that it stays below). */
-#define EW_QPANEL_BYTES 65536u
+#define EW_QPANEL_BYTES 327680u
 
 typedef struct ew_qkern {
     /* One row x[C] into the first row of *dst: q = x * (127 / max) rounded to nearest even, NaN to 0; bit for bit the same in every

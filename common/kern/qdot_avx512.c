@@ -312,8 +312,21 @@ typedef struct dot_type {
     size_t bytes; /* of a step */
 } dot_type;
 
-/* One row, N tokens. */
-INLINE void dot_row(const dot_type d, const uint8_t *w, const x_at *x, const size_t N, float *y, size_t ldy)
+/* The last n < 8 blocks of a row. Nothing from `end` on may be read; the blocks behind are masked afterwards. */
+INLINE void load_last(const dot_type d, const uint8_t *w, size_t n, const uint8_t *end, step *o)
+{
+    uint8_t copy[8 * 34];
+    if (EW_UNLIKELY((size_t)(end - w) < d.bytes)) {
+        memset(copy, 0, sizeof(copy));
+        memcpy(copy, w, n * (d.bytes / 8));
+        w = copy;
+    }
+    d.load(w, o);
+}
+
+/* One row, N tokens; the weight ends at `end`. */
+INLINE void dot_row(const dot_type d, const uint8_t *w, const x_at *x, const size_t N, const uint8_t *end, float *y,
+                    size_t ldy)
 {
     __m512 acc[4][2], rest[4];
     UNROLL for (size_t t = 0; t < N; t++)
@@ -330,9 +343,10 @@ INLINE void dot_row(const dot_type d, const uint8_t *w, const x_at *x, const siz
         }
     }
     if (b < x->nb) {
-        uint8_t last[8 * 34] = {0};
-        memcpy(last, w, (x->nb - b) * (d.bytes / 8));
-        d.load(last, &o);
+        load_last(d, w, x->nb - b, end, &o);
+        const __mmask16 k = (__mmask16)((1u << (x->nb - b)) - 1);
+        o.s = _mm512_maskz_mov_ps(k, o.s);
+        o.m = d.min ? _mm512_maskz_mov_ps(k, o.m) : o.s;
         UNROLL for (size_t t = 0; t < N; t++)
         {
             add_step(d.groups, d.min, &o, x, t, b, x->nb - b, acc[t], &rest[t]);
@@ -348,19 +362,20 @@ INLINE void dot_row(const dot_type d, const uint8_t *w, const x_at *x, const siz
 INLINE void dot_rows(const dot_type d, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *xq, size_t T,
                      float *y, size_t ldy)
 {
+    const uint8_t *end = w + (rows - 1) * row_bytes + xq->C / 256 * d.bytes + xq->C % 256 / 32 * (d.bytes / 8);
     for (size_t r = 0; r < rows; r++, w += row_bytes, y++) {
         x_at x = {xq->q, xq->d, xq->m32, xq->m16, xq->C, xq->C / 32};
         size_t t = 0;
         for (; t + 4 <= T; t += 4) {
-            dot_row(d, w, &x, 4, y + t * ldy, ldy);
+            dot_row(d, w, &x, 4, end, y + t * ldy, ldy);
             x.q += 4 * x.C, x.d += 4 * x.nb, x.m32 += 4 * x.nb, x.m16 += 8 * x.nb;
         }
         if (T - t == 1) {
-            dot_row(d, w, &x, 1, y + t * ldy, ldy);
+            dot_row(d, w, &x, 1, end, y + t * ldy, ldy);
         } else if (T - t == 2) {
-            dot_row(d, w, &x, 2, y + t * ldy, ldy);
+            dot_row(d, w, &x, 2, end, y + t * ldy, ldy);
         } else if (T - t == 3) {
-            dot_row(d, w, &x, 3, y + t * ldy, ldy);
+            dot_row(d, w, &x, 3, end, y + t * ldy, ldy);
         }
     }
 }

@@ -10,32 +10,86 @@
 
 /* ---- activations ---- */
 
-INLINE __m512i round_x(__m512 v, __m512 id)
+/* Largest magnitude of each of the four blocks of 32 at x. NaN counts for nothing. */
+INLINE __m128 tops_of_4(const __m512 v[8])
 {
-    __m512 y = _mm512_mul_ps(v, id);
-    y = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(y, y, _CMP_ORD_Q), y); /* NaN becomes 0 */
-    y = _mm512_min_ps(_mm512_max_ps(y, _mm512_set1_ps(-127.0f)), _mm512_set1_ps(127.0f));
-    return _mm512_cvtps_epi32(y);
+    __m512 m[4];
+    P_UNROLL for (int i = 0; i < 4; i++)
+    {
+        m[i] = _mm512_max_ps(_mm512_abs_ps(v[2 * i]), _mm512_setzero_ps());
+        m[i] = _mm512_max_ps(_mm512_abs_ps(v[2 * i + 1]), m[i]);
+    }
+    __m512 a = _mm512_max_ps(_mm512_unpacklo_ps(m[0], m[1]), _mm512_unpackhi_ps(m[0], m[1]));
+    __m512 b = _mm512_max_ps(_mm512_unpacklo_ps(m[2], m[3]), _mm512_unpackhi_ps(m[2], m[3]));
+    a = _mm512_max_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    __m256 h = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    return _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
+
+/* 64 quantised activations: every lane 16 of x times its block's 127 / top. */
+INLINE __m512i round_64(const __m512 v[4], __m512 id0, __m512 id1)
+{
+    __m512i n[4];
+    P_UNROLL for (int i = 0; i < 4; i++)
+    {
+        __m512 y = _mm512_mul_ps(v[i], i < 2 ? id0 : id1);
+        n[i] = _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(y, y, _CMP_ORD_Q), y); /* NaN becomes 0 */
+    }
+    __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
+}
+
+/* Four blocks; v is the activations, zero where there are none; the blocks in `have` are written. */
+INLINE void quant_4(const __m512 v[8], const ew_xq *dst, size_t b, unsigned have)
+{
+    __m128 top = tops_of_4(v), d = _mm_div_ps(top, _mm_set1_ps(127.0f));
+    __mmask8 big = _mm_cmp_ps_mask(top, _mm_set1_ps(EW_XQ_TINY), _CMP_GT_OQ);
+    __m512 id = _mm512_castps128_ps512(_mm_maskz_div_ps(big, _mm_set1_ps(127.0f), top));
+    __m512i q[2];
+    P_UNROLL for (int i = 0; i < 2; i++)
+    {
+        q[i] = round_64(v + 4 * i, _mm512_permutexvar_ps(_mm512_set1_epi32(2 * i), id),
+                        _mm512_permutexvar_ps(_mm512_set1_epi32(2 * i + 1), id));
+        __mmask64 k = (have >> (2 * i) & 1 ? 0xffffffffu : 0) | (have >> (2 * i + 1) & 1 ? 0xffffffff00000000u : 0);
+        _mm512_mask_storeu_epi8(dst->q + 32 * b + 64 * (size_t)i, k, q[i]);
+    }
+    /* Sums of eight bytes as unsigned ones, in pairs: 16 elements each, groups 0 .. 3 of q[0] and of q[1] in turn. */
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    __m512i s0 = _mm512_sad_epu8(_mm512_xor_si512(q[0], flip), _mm512_setzero_si512());
+    __m512i s1 = _mm512_sad_epu8(_mm512_xor_si512(q[1], flip), _mm512_setzero_si512());
+    s0 = _mm512_add_epi64(_mm512_unpacklo_epi64(s0, s1), _mm512_unpackhi_epi64(s0, s1));
+    __m256i sum16 = _mm256_permutevar8x32_epi32(_mm512_cvtepi64_epi32(s0), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    sum16 = _mm256_sub_epi32(sum16, _mm256_set1_epi32(16 * 128));
+    __m256i both = _mm256_add_epi32(sum16, _mm256_shuffle_epi32(sum16, 0xb1));
+    __m128i sum32 =
+        _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(both, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6)));
+    __m256 d2 = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(d), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+    const __mmask8 k4 = (__mmask8)have,
+                   k8 = (__mmask8)((have & 1) * 3 | (have & 2) * 6 | (have & 4) * 12 | (have & 8) * 24);
+    _mm_mask_storeu_ps(dst->d + b, k4, d);
+    _mm_mask_storeu_epi32(dst->c32 + b, k4, _mm_sub_epi32(_mm_setzero_si128(), _mm_slli_epi32(sum32, 7)));
+    _mm_mask_storeu_ps(dst->m32 + b, k4, _mm_mul_ps(d, _mm_cvtepi32_ps(sum32)));
+    _mm256_mask_storeu_epi32(dst->c16 + 2 * b, k8,
+                             _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sum16, 7)));
+    _mm256_mask_storeu_ps(dst->m16 + 2 * b, k8, _mm256_mul_ps(d2, _mm256_cvtepi32_ps(sum16)));
 }
 
 static void quant_x(const float *x, const ew_xq *dst)
 {
-    for (size_t b = 0; b < dst->C / 32; b++, x += 32) {
-        __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16);
-        __m512 a = _mm512_max_ps(_mm512_abs_ps(v1), _mm512_max_ps(_mm512_abs_ps(v0), _mm512_setzero_ps()));
-        float top = _mm512_reduce_max_ps(a), d = top / 127.0f;
-        __m512 id = _mm512_set1_ps(top > EW_XQ_TINY ? 127.0f / top : 0.0f);
-        __m512i n0 = round_x(v0, id), n1 = round_x(v1, id);
-        _mm_storeu_si128((__m128i *)(void *)(dst->q + 32 * b), _mm512_cvtepi32_epi8(n0));
-        _mm_storeu_si128((__m128i *)(void *)(dst->q + 32 * b + 16), _mm512_cvtepi32_epi8(n1));
-        int32_t s0 = _mm512_reduce_add_epi32(n0), s1 = _mm512_reduce_add_epi32(n1);
-        dst->d[b] = d;
-        dst->c32[b] = -128 * (s0 + s1);
-        dst->m32[b] = d * (float)(s0 + s1);
-        dst->c16[2 * b] = -128 * s0;
-        dst->c16[2 * b + 1] = -128 * s1;
-        dst->m16[2 * b] = d * (float)s0;
-        dst->m16[2 * b + 1] = d * (float)s1;
+    size_t nb = dst->C / 32, b = 0;
+    __m512 v[8];
+    for (; b + 4 <= nb; b += 4, x += 128) {
+        P_UNROLL for (int i = 0; i < 8; i++)
+        {
+            v[i] = _mm512_loadu_ps(x + 16 * i);
+        }
+        quant_4(v, dst, b, 15);
+    }
+    if (b < nb) {
+        for (size_t i = 0; i < 8; i++) {
+            v[i] = i < 2 * (nb - b) ? _mm512_loadu_ps(x + 16 * i) : _mm512_setzero_ps();
+        }
+        quant_4(v, dst, b, (1u << (nb - b)) - 1);
     }
 }
 
@@ -43,8 +97,9 @@ static void quant_x(const float *x, const ew_xq *dst)
 
 #define PR 16
 #define PANEL_ROWS 32
-#define PANEL_KB 16
+#define PANEL_KB 192
 
+/* A panel is read once for every few tokens, from the second-level cache. */
 typedef struct panel_t {
     _Alignas(64) uint8_t codes[PANEL_KB][8][PANEL_ROWS * 4];
     _Alignas(64) float s[PANEL_KB][2][PANEL_ROWS];
