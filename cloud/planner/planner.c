@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "model/weights.h"
 #include "planner/planner_int.h"
 #include "probe/cost.h"
 #include "sys/pool.h"
@@ -222,9 +223,28 @@ static void reject(option *o, const char *fmt, ...)
     va_end(ap);
 }
 
+/* A model that cannot do what the method asks is an option that does not fit, not an error. */
+static bool can_do(option *o)
+{
+    ew_error why = EW_ERROR_INIT;
+    if (o->c->config->encoder) {
+        reject(o, "is an encoder: it has no next token");
+    } else if (ew_method_trains(o->method) && o->c->model != NULL &&
+               ew_model_check_trainable(o->c->config, &why) != EW_OK) {
+        reject(o, "%s", why.msg);
+    } else {
+        return true;
+    }
+    o->seconds = o->seconds_low = o->seconds_high = NAN;
+    return false;
+}
+
 static ew_status cost_option(const planner *p, option *o, ew_error *reterr)
 {
     char a[24], b[24];
+    if (!can_do(o)) {
+        return EW_OK;
+    }
     EW_TRY(predict_ram(p, o, reterr));
     if (p->ram_limit != 0 && o->ram_bytes > p->ram_limit && o->settings.rank == 8) {
         o->settings.rank = 4; /* one step down the ladder before giving up */
@@ -256,6 +276,7 @@ static ew_status cost_option(const planner *p, option *o, ew_error *reterr)
 
 static double quant_bits(const char *variant)
 {
+    variant += variant[0] == 'i'; /* iq4_nl */
     if (strncmp(variant, "q", 1) == 0 && variant[1] >= '1' && variant[1] <= '8') {
         return variant[1] - '0';
     }
@@ -603,7 +624,9 @@ static ew_status nothing_fits(const planner *p, ew_error *reterr)
     const option *least = NULL;
     char name[128];
     for (size_t i = 0; i < p->n; i++) {
-        if (least == NULL || p->opt[i].ram_bytes < least->ram_bytes) {
+        /* 0: a model that cannot do it at all */
+        uint64_t need = p->opt[i].ram_bytes;
+        if (least == NULL || (need != 0 && (least->ram_bytes == 0 || need < least->ram_bytes))) {
             least = &p->opt[i];
         }
     }

@@ -353,6 +353,49 @@ static const ew_arch archs[] = {
      .idle = idle_bert},
 };
 
+const char *ew__slot_name(const ew_names *names, ew_slot slot, uint32_t i_layer, char *dst, size_t size)
+{
+    const char *name = names->slot[slot];
+    if (name == NULL) {
+        dst[0] = '\0';
+    } else if (slot < EW_SLOT_ATTN_NORM) {
+        (void)snprintf(dst, size, "%s", name);
+    } else { /* the one format of a table: "layers.%u." */
+        const char *at = strchr(names->layer, '%');
+        (void)snprintf(dst, size, "%.*s%u%s%s", (int)(at - names->layer), names->layer, i_layer, at + 2, name);
+    }
+    return dst;
+}
+
+ew_slot ew__linear_slot(ew_linear l)
+{
+    static const ew_slot slots[EW_LINEAR_COUNT] = {
+        [EW_LINEAR_Q] = EW_SLOT_Q,       [EW_LINEAR_K] = EW_SLOT_K,       [EW_LINEAR_V] = EW_SLOT_V,
+        [EW_LINEAR_O] = EW_SLOT_O,       [EW_LINEAR_GATE] = EW_SLOT_GATE, [EW_LINEAR_UP] = EW_SLOT_UP,
+        [EW_LINEAR_DOWN] = EW_SLOT_DOWN,
+    };
+    return slots[l];
+}
+
+bool ew_linear_hf_module(const ew_model_config *cfg, ew_linear l, uint32_t i_layer, char *dst, size_t size)
+{
+    /* A configuration without a name is Llama's. */
+    const ew_arch *arch = cfg->arch[0] != '\0' ? ew__arch_by_name(cfg->arch, strlen(cfg->arch)) : &archs[0];
+    char name[96] = "";
+    dst[0] = '\0';
+    if (arch == NULL || ew__slot_name(arch->hf, ew__linear_slot(l), i_layer, name, sizeof(name))[0] == '\0') {
+        return false;
+    }
+    int n = snprintf(dst, size, "%s%s", arch->hf->prefix, name);
+    return n > 0 && (size_t)n < size;
+}
+
+ew_rope_kind ew_model_gguf_rope(const ew_model_config *cfg)
+{
+    const ew_arch *arch = ew__arch_by_name(cfg->arch, strlen(cfg->arch));
+    return arch != NULL ? arch->gguf_rope : EW_ROPE_NORM;
+}
+
 const ew_arch *ew__arch_by_name(const char *name, size_t size)
 {
     for (size_t i = 0; i < EW_COUNT(archs); i++) {

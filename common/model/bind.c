@@ -30,18 +30,11 @@ static bool has_flag(const binder *b, unsigned flag)
 static const char *name_of(const binder *b, ew_slot slot, uint32_t layer, const char *suffix,
                            char dst[static NAME_MAX_BYTES])
 {
-    char in_layer[64] = "";
-    const char *name = b->names->slot[slot];
+    char name[NAME_MAX_BYTES / 2];
     dst[0] = '\0';
-    if (name == NULL) {
-        return dst;
+    if (ew__slot_name(b->names, slot, layer, name, sizeof(name))[0] != '\0') {
+        (void)snprintf(dst, NAME_MAX_BYTES, "%s%s%s", slot == EW_SLOT_OUTPUT ? "" : b->prefix, name, suffix);
     }
-    if (slot >= EW_SLOT_ATTN_NORM) { /* the one format of a table: "layers.%u." */
-        const char *at = strchr(b->names->layer, '%');
-        (void)snprintf(in_layer, sizeof(in_layer), "%.*s%u%s", (int)(at - b->names->layer), b->names->layer, layer,
-                       at + 2);
-    }
-    (void)snprintf(dst, NAME_MAX_BYTES, "%s%s%s%s", slot == EW_SLOT_OUTPUT ? "" : b->prefix, in_layer, name, suffix);
     return dst;
 }
 
@@ -235,12 +228,6 @@ static ew_status bind_norms(binder *b, uint32_t i)
 
 /* ---- linear layers ---- */
 
-static const ew_slot linear_slot[EW_LINEAR_COUNT] = {
-    [EW_LINEAR_Q] = EW_SLOT_Q,       [EW_LINEAR_K] = EW_SLOT_K,       [EW_LINEAR_V] = EW_SLOT_V,
-    [EW_LINEAR_O] = EW_SLOT_O,       [EW_LINEAR_GATE] = EW_SLOT_GATE, [EW_LINEAR_UP] = EW_SLOT_UP,
-    [EW_LINEAR_DOWN] = EW_SLOT_DOWN,
-};
-
 /* Row of an interleaved QKV matrix [H][3][D] that becomes row r of [3][H][D]. */
 static size_t by_head_row(const ew_model_config *c, size_t r)
 {
@@ -334,8 +321,8 @@ static ew_status bind_linear(binder *b, ew_linear l, uint32_t layer)
     if (rows == 0) {
         return EW_OK;
     }
-    EW_TRY(bind_weight(b, linear_slot[l], layer, rows, cols, &w->linear[l]));
-    return bind_bias(b, l, linear_slot[l], layer, rows, &w->bias[l]);
+    EW_TRY(bind_weight(b, ew__linear_slot(l), layer, rows, cols, &w->linear[l]));
+    return bind_bias(b, l, ew__linear_slot(l), layer, rows, &w->bias[l]);
 }
 
 /* Linears first … first + n - 1 as slices of one matrix, in this order. */

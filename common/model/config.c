@@ -99,6 +99,7 @@ ew_status ew_model_config_check(const ew_model_config *cfg, ew_error *reterr)
 ew_status ew_model_check_trainable(const ew_model_config *cfg, ew_error *reterr)
 {
     EW_TRY(ew_model_config_check(cfg, reterr));
+    char module[96];
     const struct {
         bool has;
         const char *what;
@@ -114,7 +115,9 @@ ew_status ew_model_check_trainable(const ew_model_config *cfg, ew_error *reterr)
         {cfg->window > 0 && cfg->window < cfg->n_ctx_train, "has sliding windows"},
         {cfg->embed_scale != 0 || cfg->attn_scale != 0, "scales its embedding or its scores"},
         {cfg->attn_softcap != 0 || cfg->final_softcap != 0, "has soft caps"},
-        {cfg->rope_mscale != 0 || cfg->rope_scaling == EW_ROPE_SCALING_LONGROPE, "has yarn or longrope positions"}};
+        {cfg->rope_mscale != 0 || cfg->rope_scaling == EW_ROPE_SCALING_LONGROPE, "has yarn or longrope positions"},
+        {!ew_linear_hf_module(cfg, EW_LINEAR_Q, 0, module, sizeof(module)),
+         "has fused projections, for which no adapter can be written"}};
     for (size_t i = 0; i < EW_COUNT(features); i++) {
         if (features[i].has) {
             return ew_fail(reterr, EW_EUNSUPPORTED,

@@ -47,6 +47,11 @@ typedef struct ew_names {
     const char *slot[EW_SLOT_COUNT];
 } ew_names;
 
+/* "<layer, with the number><slot>" or "<slot>"; "" when there is no such name. Without the prefix. */
+const char *ew__slot_name(const ew_names *names, ew_slot slot, uint32_t i_layer, char *dst, size_t size);
+/* Where a linear layer of its own is. */
+ew_slot ew__linear_slot(ew_linear l);
+
 extern const ew_names ew__gguf_names;
 extern const ew_names ew__gguf_encoder_names;
 

@@ -122,11 +122,8 @@ static ew_status add_file_tensors(saver *s)
 static char *slot_name(const saver *s, ew_slot slot, uint32_t layer, const char *suffix,
                        char dst[static EW_SAVE_NAME_MAX])
 {
-    char in_layer[32] = "";
-    if (slot >= EW_SLOT_ATTN_NORM) {
-        (void)snprintf(in_layer, sizeof(in_layer), "blk.%u.", layer);
-    }
-    (void)snprintf(dst, EW_SAVE_NAME_MAX, "%s%s%s", in_layer, s->names->slot[slot], suffix);
+    char name[EW_SAVE_NAME_MAX / 2];
+    (void)snprintf(dst, EW_SAVE_NAME_MAX, "%s%s", ew__slot_name(s->names, slot, layer, name, sizeof(name)), suffix);
     return dst;
 }
 

@@ -24,6 +24,11 @@ typedef enum ew_linear {
 /* "q_proj" … "down_proj" (Hugging Face, as Llama has them) and "attn_q" … "ffn_down" (GGUF). */
 const char *ew_linear_hf_name(ew_linear l);
 const char *ew_linear_gguf_name(ew_linear l);
+/* The module that holds a linear layer in a directory of cfg's architecture: "model.layers.3.self_attn.q_proj". False (dst "") when there
+ * is none of its own: no gate, or fused with others. */
+bool ew_linear_hf_module(const ew_model_config *cfg, ew_linear l, uint32_t i_layer, char *dst, size_t size);
+/* Order of the rotary rows of Q and K in GGUF files of cfg's architecture; directories are half-split (NEOX). */
+ew_rope_kind ew_model_gguf_rope(const ew_model_config *cfg);
 /* [rows, cols] of a linear layer under a configuration; 0 rows for the gate of an ungated model. */
 void ew_linear_shape(const ew_model_config *cfg, ew_linear l, uint32_t *ret_rows, uint32_t *ret_cols);
 

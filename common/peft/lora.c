@@ -38,9 +38,9 @@ static size_t layer_slots(const ew_model_config *cfg, const ew_lora_opt *o, size
 {
     size_t at = 0;
     for (int i = 0; i < EW_LINEAR_COUNT; i++) {
-        const bool in = (o->targets & EW_LORA_TARGET(i)) != 0;
         uint32_t rows, cols;
         ew_linear_shape(cfg, (ew_linear)i, &rows, &cols);
+        const bool in = (o->targets & EW_LORA_TARGET(i)) != 0 && rows > 0; /* an ungated model has no gate */
         if (slot != NULL) {
             slot[i] = in ? at : SIZE_MAX;
         }

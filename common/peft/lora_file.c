@@ -24,19 +24,19 @@ typedef struct tensor_id {
     bool is_b;
 } tensor_id;
 
-static const char *hf_parent(ew_linear l)
+/* "" when the directory of such a model has no module of its own for the linear. */
+static void peft_name(char dst[static NAME_MAX_BYTES], const ew_model_config *cfg, tensor_id id)
 {
-    return l <= EW_LINEAR_O ? "self_attn" : "mlp";
+    char module[NAME_MAX_BYTES - 40];
+    dst[0] = '\0';
+    if (ew_linear_hf_module(cfg, id.linear, id.layer, module, sizeof(module))) {
+        snprintf(dst, NAME_MAX_BYTES, "base_model.model.%s.lora_%c.weight", module, id.is_b ? 'B' : 'A');
+    }
 }
 
-static void peft_name(char dst[static NAME_MAX_BYTES], tensor_id id)
+static void gguf_name(char dst[static NAME_MAX_BYTES], const ew_model_config *cfg, tensor_id id)
 {
-    snprintf(dst, NAME_MAX_BYTES, "base_model.model.model.layers.%u.%s.%s.lora_%c.weight", id.layer,
-             hf_parent(id.linear), ew_linear_hf_name(id.linear), id.is_b ? 'B' : 'A');
-}
-
-static void gguf_name(char dst[static NAME_MAX_BYTES], tensor_id id)
-{
+    (void)cfg;
     snprintf(dst, NAME_MAX_BYTES, "blk.%u.%s.weight.lora_%c", id.layer, ew_linear_gguf_name(id.linear),
              id.is_b ? 'b' : 'a');
 }
@@ -88,17 +88,24 @@ static ew_status save_one(tensor_id id, const uint64_t dims[static 2], float *da
     char name[NAME_MAX_BYTES];
     const size_t bytes = (size_t)(dims[0] * dims[1]) * sizeof(float);
     if (s->st != NULL) {
-        peft_name(name, id);
+        peft_name(name, &s->l->cfg, id);
+        if (name[0] == '\0') {
+            return ew_fail(
+                reterr, EW_EUNSUPPORTED,
+                "an adapter of %s cannot be a PEFT directory for '%s', which has it fused. HINT: write a GGUF "
+                "adapter",
+                ew_linear_gguf_name(id.linear), s->l->cfg.arch);
+        }
         if (s->declare) {
             return ew_safetensors_add_tensor(s->st, name, EW_DTYPE_F32, 2, dims, reterr);
         }
         return ew_safetensors_write(s->st, file_rows(s->l, id, EW_ROPE_NEOX, data, s->tmp), bytes, reterr);
     }
-    gguf_name(name, id);
+    gguf_name(name, &s->l->cfg, id);
     if (s->declare) {
         return ew_gguf_add_tensor(s->gguf, name, EW_DTYPE_F32, 2, dims, reterr);
     }
-    return ew_gguf_write(s->gguf, file_rows(s->l, id, EW_ROPE_NORM, data, s->tmp), bytes, reterr);
+    return ew_gguf_write(s->gguf, file_rows(s->l, id, ew_model_gguf_rope(&s->l->cfg), data, s->tmp), bytes, reterr);
 }
 
 /* Room for the largest B of Q and K. */
@@ -128,8 +135,9 @@ static ew_status config_json(const ew_lora *l, const ew_model *m, ew_buf *out, e
 {
     EW_AUTO_JSON targets = json_array();
     for (int i = 0; i < EW_LINEAR_COUNT; i++) {
-        if (l->slot[i] != SIZE_MAX) {
-            json_array_append_new(targets, json_string(ew_linear_hf_name((ew_linear)i)));
+        char module[NAME_MAX_BYTES];
+        if (l->slot[i] != SIZE_MAX && ew_linear_hf_module(&l->cfg, (ew_linear)i, 0, module, sizeof(module))) {
+            json_array_append_new(targets, json_string(strrchr(module, '.') + 1));
         }
     }
     EW_AUTO_JSON j =
@@ -234,8 +242,8 @@ static ew_status load_one(tensor_id id, const uint64_t dims[static 2], float *da
 {
     load_ctx *s = ctx;
     char name[NAME_MAX_BYTES];
-    (s->st != NULL ? peft_name : gguf_name)(name, id);
-    const ew_tensor_view *t = find(s, name);
+    (s->st != NULL ? peft_name : gguf_name)(name, &s->l->cfg, id);
+    const ew_tensor_view *t = name[0] != '\0' ? find(s, name) : NULL;
     if (t == NULL) {
         return EW_OK; /* not every layer needs to be adapted; counted below */
     }
@@ -276,8 +284,8 @@ static uint32_t targets_of(const load_ctx *s, const ew_model_config *cfg, uint32
     for (uint32_t il = 0; il < cfg->L; il++) {
         for (int i = 0; i < EW_LINEAR_COUNT; i++) {
             char name[NAME_MAX_BYTES];
-            (s->st != NULL ? peft_name : gguf_name)(name, (tensor_id){il, (ew_linear)i, false});
-            const ew_tensor_view *t = find(s, name);
+            (s->st != NULL ? peft_name : gguf_name)(name, cfg, (tensor_id){il, (ew_linear)i, false});
+            const ew_tensor_view *t = name[0] != '\0' ? find(s, name) : NULL;
             if (t != NULL) {
                 *ret_rank = t->dims[1] <= EW_LORA_RANK_MAX ? (uint32_t)t->dims[1] : 0;
                 targets |= EW_LORA_TARGET(i);
@@ -375,7 +383,7 @@ ew_status ew_lora_load_gguf(const char *path, const ew_model *m, ew_lora **ret_l
     }
     char sha[65] = "";
     (void)ew_gguf_get_str_copy(g, META_BASE, sha, sizeof(sha));
-    load_ctx s = {.path = path, .gguf = g, .order = EW_ROPE_NORM};
+    load_ctx s = {.path = path, .gguf = g, .order = ew_model_gguf_rope(ew_model_config_of(m))};
     ew_status status = load_tensors(&s, m, &opt, reterr);
     if (status == EW_OK) {
         status = ew__lora_check_base(s.l, path, sha, reterr);

@@ -141,12 +141,28 @@ static double at(const line *l, double ctx)
     return fmax(l->s0 + slope * (ctx - l->ctx0), 0.3 * l->s0);
 }
 
+/* The type that the probe measures in place of another: by the bytes that a weight takes, which decide most of the pace. */
+static const char *measured_kin(const char *dtype)
+{
+    static const struct {
+        const char *begins, *kin;
+    } kin[] = {{"f32", "f16"}, {"bf16", "f16"}, {"q8", "q8_0"}, {"q6", "q8_0"}, {"q5", "q8_0"},
+               {"q4", "q4_0"}, {"iq4", "q4_0"}, {"q3", "q4_0"}, {"q2", "q4_0"}};
+    for (size_t i = 0; i < EW_COUNT(kin); i++) {
+        if (strncmp(dtype, kin[i].begins, strlen(kin[i].begins)) == 0) {
+            return kin[i].kin;
+        }
+    }
+    return dtype;
+}
+
 double ew_cost_seconds(const ew_device_caps *caps, const ew_model_config *cfg, const char *dtype,
                        const ew_cost_work *work, double *ret_low, double *ret_high)
 {
     line prefill;
     line decode;
     rate train = {1, 0};
+    dtype = measured_kin(dtype);
     if (!find_line(caps, cfg, "prefill", dtype, &prefill) || !find_line(caps, cfg, "decode", dtype, &decode) ||
         (work->train_tok > 0 && !find_rate(caps, "train", dtype, cfg->C, &train))) {
         return NAN;
@@ -225,6 +241,6 @@ ew_status ew_cost_ram(const ew_cost_ram_opt *opt, uint64_t *ret_bytes, ew_error 
         file = session.weights_bytes;
     }
     uint64_t threads = opt->exec.pool != NULL ? ew_pool_threads(opt->exec.pool) : 1;
-    *ret_bytes = opt->process_bytes + CODE_BYTES + file + threads * THREAD_BYTES + phase;
+    *ret_bytes = opt->process_bytes + CODE_BYTES + file + session.copied_bytes + threads * THREAD_BYTES + phase;
     return EW_OK;
 }

@@ -1,18 +1,12 @@
 #include "train/backward.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "kern/ops.h"
 
 ew_status ew_train_supported(const ew_model_config *cfg, ew_error *reterr)
 {
-    EW_TRY(ew_model_config_check(cfg, reterr));
-    if (strcmp(cfg->arch, "llama") != 0) {
-        return ew_fail(reterr, EW_EUNSUPPORTED,
-                       "training is available for the 'llama' architecture, this model is '%s'", cfg->arch);
-    }
-    return EW_OK;
+    return ew_model_check_trainable(cfg, reterr);
 }
 
 static size_t wide_elems(const ew_model_config *cfg)
