@@ -93,6 +93,25 @@ static ew_status read_pieces(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
     return EW_OK;
 }
 
+static ew_status read_exact_scores(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
+{
+    ew_gguf_array a;
+    EW_TRY(opt_array(g, OWN "scores", v->n, &a, reterr));
+    if (a.n == 0) {
+        return EW_OK;
+    }
+    double *score = ew_malloc(v->n, sizeof(*score));
+    if (score == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "no memory for the scores of %zu pieces", v->n);
+    }
+    for (size_t i = 0; i < v->n; i++) {
+        score[i] = ew_gguf_array_f64(&a, i);
+    }
+    ew_status st = ew_vocab_set_scores(v, score, reterr);
+    ew_free(score);
+    return st;
+}
+
 static ew_status read_merges(const ew_gguf *g, ew_vocab *v, ew_error *reterr)
 {
     ew_gguf_array merges;
@@ -422,6 +441,7 @@ ew_status ew_vocab_from_gguf(const ew_gguf *g, ew_vocab **ret_vocab, ew_error *r
     EW_TRY(ew_vocab_new(kind, &v, reterr));
     EW_TRY(kind_defaults(g, v, reterr));
     EW_TRY(read_pieces(g, v, reterr));
+    EW_TRY(read_exact_scores(g, v, reterr));
     EW_TRY(read_merges(g, v, reterr));
     EW_TRY(read_ids(g, v, reterr));
     EW_TRY(read_pre(g, v, reterr));

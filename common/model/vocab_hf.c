@@ -22,7 +22,7 @@ typedef ew__hf hf;
 typedef struct slot {
     const char *text;
     size_t size;
-    float score;
+    double score;
     ew_piece_type type;
     uint8_t attr;
 } slot;
@@ -130,7 +130,7 @@ static ew_status fill_slots(const hf *h, const json_t *vocab, const json_t *adde
         }
         text = json_string_value(piece);
         size_t size = json_string_length(piece);
-        slots[i] = (slot){text, size, (float)json_number_value(score), plain_type(h, text, size), 0};
+        slots[i] = (slot){text, size, json_number_value(score), plain_type(h, text, size), 0};
     }
     return fill_added(h, added, slots, reterr);
 }
@@ -151,7 +151,10 @@ static ew_status read_pieces(const hf *h, const json_t *model, ew_error *reterr)
     }
     EW_TRY(count_ids(h, vocab, added, &n, reterr));
     slot *slots = ew_calloc(n, sizeof(*slots));
-    if (slots == NULL) {
+    double *score = ew_calloc(n, sizeof(*score));
+    if (slots == NULL || score == NULL) {
+        ew_free(slots);
+        ew_free(score);
         return ew_fail(reterr, EW_ENOMEM, "no memory for a vocabulary of %zu pieces", n);
     }
     ew_status st = fill_slots(h, vocab, added, slots, reterr);
@@ -165,13 +168,20 @@ static ew_status read_pieces(const hf *h, const json_t *model, ew_error *reterr)
             h->v->unk = (int32_t)i;
         }
         bool hide = is_unk && h->v->kind != EW_TOKENIZER_BPE;
-        st = ew_vocab_add(h->v, slots[i].text, slots[i].size, slots[i].score, hide ? EW_PIECE_UNKNOWN : slots[i].type,
-                          NULL, reterr);
+        st = ew_vocab_add(h->v, slots[i].text, slots[i].size, 0.0f, hide ? EW_PIECE_UNKNOWN : slots[i].type, NULL,
+                          reterr);
         if (st == EW_OK) {
             h->v->attr[i] = slots[i].attr;
         }
     }
+    for (size_t i = 0; i < n && st == EW_OK && h->v->kind == EW_TOKENIZER_UNIGRAM; i++) {
+        score[i] = slots[i].score;
+    }
+    if (st == EW_OK && h->v->kind == EW_TOKENIZER_UNIGRAM) {
+        st = ew_vocab_set_scores(h->v, score, reterr);
+    }
     ew_free(slots);
+    ew_free(score);
     return st;
 }
 

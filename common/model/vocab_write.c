@@ -115,6 +115,9 @@ static ew_status write_pieces(ew_gguf_writer *w, const ew_vocab *v, ew_error *re
         if (v->kind != EW_TOKENIZER_BPE && v->kind != EW_TOKENIZER_WORDPIECE) {
             ew_gguf_add_array(w, KEY "scores", EW_GGUF_F32, score, v->n);
         }
+        if (v->exact_score != NULL) {
+            ew_gguf_add_array(w, OWN "scores", EW_GGUF_F64, v->exact_score, v->n);
+        }
         ew_gguf_add_array(w, KEY "token_type", EW_GGUF_I32, type, v->n);
         if (any_attr) {
             ew_gguf_add_array(w, OWN "attr", EW_GGUF_U8, v->attr, v->n);

@@ -51,9 +51,14 @@ static ew_status encode_piece(const char *s, size_t size, void *ctx, ew_error *r
     return st == EW_OK ? EW_OK : no_memory(reterr, st);
 }
 
+/* Spaces stay spaces, at least until a step of the pre-tokenizer. */
 static bool is_plain(const ew_vocab *v)
 {
-    return v->kind == EW_TOKENIZER_BPE || v->plain_spaces;
+    bool step = false;
+    for (size_t i = 0; i < v->n_splits; i++) {
+        step = step || v->splits[i].mode == EW_SPLIT_METASPACE;
+    }
+    return v->kind == EW_TOKENIZER_BPE || v->plain_spaces || step;
 }
 
 /* Spaces become U+2581 (not in a byte-level vocabulary), one more is put in front when the vocabulary says so. */

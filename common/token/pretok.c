@@ -165,14 +165,25 @@ const char *ew_pretok_name_of(const ew_split *splits, size_t n)
     return NULL;
 }
 
-/* \s of PCRE2 also holds U+180E, which has been no white space since Unicode 6.3. */
+/* What PCRE2 reads otherwise than Oniguruma: its \s also holds U+180E, which has been no white space since Unicode 6.3; a bracket within a
+ * set stands for itself there and not for a set to be joined. */
 static void write_pattern(const char *pattern, ew_buf *out)
 {
+    unsigned depth = 0;
     for (const char *p = pattern; *p != '\0'; p++) {
         if (p[0] == '\\' && (p[1] == 's' || p[1] == 'S')) {
             ew_buf_adds(out, *++p == 's' ? "\\p{White_Space}" : "\\P{White_Space}");
             continue;
         }
+        if (p[0] == '[' && p[1] != ':' && p[1] != '^' && depth > 0) {
+            depth++;
+            continue;
+        }
+        if (p[0] == ']' && depth > 1) {
+            depth--;
+            continue;
+        }
+        depth = p[0] == '[' && depth == 0 ? 1 : p[0] == ']' ? 0 : depth;
         ew_buf_addc(out, *p);
         if (p[0] == '\\' && p[1] != '\0') {
             ew_buf_addc(out, *++p);

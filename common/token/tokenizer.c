@@ -89,7 +89,7 @@ static ew_status check_ids(const ew_vocab *v, ew_error *reterr)
         }
     }
     for (size_t i = 0; i < v->n; i++) {
-        if (isnan(v->score[i])) {
+        if (isnan(ew_vocab_score(v, i))) {
             return ew_fail(reterr, EW_ECORRUPT, "the score of piece %zu is not a number", i);
         }
     }

@@ -8,7 +8,7 @@
 #include "text/utf8.h"
 #include "token/token_int.h"
 
-#define UNK_PENALTY 10.0f
+#define UNK_PENALTY 10.0
 #define WORD_MAX 100u
 
 /* Unigram -------------------------------------------------------------------------------------------------------- */
@@ -16,23 +16,23 @@
 ew_status ew__unigram_init(ew_tokenizer *t, ew_error *reterr)
 {
     const ew_vocab *v = t->v;
-    float min = FLT_MAX;
-    float max = -FLT_MAX;
+    double min = DBL_MAX;
+    double max = -DBL_MAX;
     for (size_t i = 0; i < v->n; i++) {
         bool user = v->type[i] == EW_PIECE_USER_DEFINED;
         if (v->type[i] == EW_PIECE_NORMAL) {
-            min = EW_MIN(min, v->score[i]);
-            max = EW_MAX(max, v->score[i]);
+            min = EW_MIN(min, ew_vocab_score(v, i));
+            max = EW_MAX(max, ew_vocab_score(v, i));
         }
-        if (v->type[i] == EW_PIECE_NORMAL || user) {
+        if (v->type[i] == EW_PIECE_NORMAL || (user && v->sp)) { /* otherwise they were taken out of the text */
             ew_span s = ew_vocab_text(v, (int32_t)i);
             if (ew__trie_add(&t->lattice, s.data, s.size, (uint32_t)i) != EW_OK) {
                 return ew_fail(reterr, EW_ENOMEM, "no memory for a tokenizer");
             }
         }
     }
-    t->unk_score = min > max ? 0.0 : (double)min - (double)UNK_PENALTY;
-    t->user_score = min > max ? 0.0 : (double)max;
+    t->unk_score = min > max ? 0.0 : min - UNK_PENALTY;
+    t->user_score = min > max ? 0.0 : max;
     if (v->score_f32) {
         t->unk_score = (double)(float)t->unk_score;
     }
@@ -42,16 +42,17 @@ ew_status ew__unigram_init(ew_tokenizer *t, ew_error *reterr)
 static double piece_score(const ew_tokenizer *t, uint32_t id, size_t len)
 {
     if (t->v->sp && t->v->type[id] == EW_PIECE_USER_DEFINED) { /* better than what could stand in its place */
-        return (double)((float)len * (float)t->user_score) - 0.1;
+        return (double)((float)len * (float)t->user_score - 0.1f);
     }
-    return (double)t->v->score[id];
+    return ew_vocab_score(t->v, id);
 }
 
-/* A way of that score comes here. SentencePiece compares in double precision and keeps in single. */
-static void offer(ew__node *to, double score, size_t len, int32_t id, bool f32)
+/* A way with that score so far takes one more piece. In single precision as SentencePiece 0.2.3 adds up. */
+static void offer(ew__node *to, double so_far, double score, size_t len, int32_t id, bool f32)
 {
+    score = f32 ? (double)((float)so_far + (float)score) : so_far + score;
     if (to->len == 0 || score > to->score) {
-        to->score = f32 ? (double)(float)score : score;
+        to->score = score;
         to->len = (uint32_t)len;
         to->id = id;
     }
@@ -86,15 +87,14 @@ static ew_status extend(ew__encoder *e, const char *s, size_t size, size_t at, s
         uint32_t id = t->lattice.leaf[node];
         if (id != EW__NONE) {
             EW_TRY(more_nodes(e, n, at + i + 1));
-            offer(&e->node[at + i + 1], piece_score(t, id, i + 1) + so_far, i + 1, (int32_t)id, f32);
+            offer(&e->node[at + i + 1], so_far, piece_score(t, id, i + 1), i + 1, (int32_t)id, f32);
             *far = EW_MAX(*far, at + i + 1);
             single = single || i + 1 == len;
         }
     }
     if (!single) {
         EW_TRY(more_nodes(e, n, at + len));
-        double score = t->unk_score + so_far;
-        offer(&e->node[at + len], f32 ? (double)(float)score : score, len, -1, f32);
+        offer(&e->node[at + len], so_far, t->unk_score, len, -1, f32);
         *far = EW_MAX(*far, at + len);
     }
     return EW_OK;
@@ -151,7 +151,7 @@ ew_status ew__wordpiece_init(ew_tokenizer *t, ew_error *reterr)
     ew_status st = EW_OK;
     for (size_t i = 0; i < v->n && st == EW_OK; i++) {
         ew_span s = ew_vocab_text(v, (int32_t)i);
-        if (v->type[i] != EW_PIECE_NORMAL && v->type[i] != EW_PIECE_USER_DEFINED) {
+        if (v->type[i] != EW_PIECE_NORMAL) {
             continue;
         }
         if (s.size > 2 && memcmp(s.data, "##", 2) == 0) {

@@ -46,6 +46,7 @@ void ew_vocab_free(ew_vocab **vp)
     ew_free(v->pre);
     ew_free(v->text_end);
     ew_free(v->score);
+    ew_free(v->exact_score);
     ew_free(v->type);
     ew_free(v->attr);
     ew_free(v->blob);
@@ -84,6 +85,8 @@ ew_status ew_vocab_add(ew_vocab *v, const void *text, size_t size, float score, 
                        ew_error *reterr)
 {
     EW_TRY(grow_pieces(v, v->n + 1, reterr));
+    ew_free(v->exact_score);
+    v->exact_score = NULL;
     size_t used = v->n == 0 ? 0 : v->text_end[v->n - 1];
     size_t need;
     ew_status st = EW_ELIMIT;
@@ -157,6 +160,26 @@ ew_status ew_vocab_add_norm(ew_vocab *v, ew_tnorm_kind kind, unsigned flags, con
         return ew_fail(reterr, EW_ENOMEM, "no memory for a normalizer");
     }
     v->norms[v->n_norms++] = n;
+    return EW_OK;
+}
+
+ew_status ew_vocab_set_scores(ew_vocab *v, const double *score, ew_error *reterr)
+{
+    bool exact = false;
+    double *copy = ew_malloc(EW_MAX(v->n, (size_t)1), sizeof(*copy));
+    if (copy == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "no memory for the scores of %zu pieces", v->n);
+    }
+    for (size_t i = 0; i < v->n; i++) {
+        copy[i] = score[i];
+        v->score[i] = (float)score[i];
+        exact = exact || (double)v->score[i] != score[i];
+    }
+    ew_free(v->exact_score);
+    v->exact_score = exact ? copy : NULL;
+    if (!exact) {
+        ew_free(copy);
+    }
     return EW_OK;
 }
 
@@ -281,6 +304,9 @@ ew_status ew_vocab_copy(const ew_vocab *v, ew_vocab **ret_vocab, ew_error *reter
     EW_TRY(ew_vocab_set_charsmap(c, v->charsmap, v->charsmap_size, reterr));
     EW_TRY(dup_array(v->text_end, v->n, sizeof(*v->text_end), &c->text_end, reterr));
     EW_TRY(dup_array(v->score, v->n, sizeof(*v->score), &c->score, reterr));
+    if (v->exact_score != NULL) {
+        EW_TRY(dup_array(v->exact_score, v->n, sizeof(*v->exact_score), &c->exact_score, reterr));
+    }
     EW_TRY(dup_array(v->type, v->n, 1, &c->type, reterr));
     EW_TRY(dup_array(v->attr, v->n, 1, &c->attr, reterr));
     c->n = v->n;

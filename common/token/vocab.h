@@ -124,6 +124,7 @@ typedef struct ew_vocab {
     size_t cap;                      /* of the arrays below, elements */
     size_t *text_end;                /* [n] piece i is blob[text_end[i - 1], text_end[i]) */
     float *score;                    /* [n] */
+    double *exact_score;             /* [n] or NULL: scores that float cannot hold; NULL after the next ew_vocab_add */
     uint8_t *type;                   /* [n] ew_piece_type */
     uint8_t *attr;                   /* [n] EW_PIECE_LSTRIP | EW_PIECE_RSTRIP */
     char *blob;                      /* text of all pieces, not terminated */
@@ -164,6 +165,12 @@ ew_status ew_vocab_pad(ew_vocab *v, size_t n, ew_error *reterr) EW_MUST_CHECK;
 /* NULL clears. */
 ew_status ew_vocab_set_pre(ew_vocab *v, const char *pre, ew_error *reterr) EW_MUST_CHECK;
 ew_status ew_vocab_set_chat_template(ew_vocab *v, const char *text, size_t size, ew_error *reterr) EW_MUST_CHECK;
+/* Scores in double precision, one for each piece there is: tokenizer.json has them so, and ties depend on it. Also sets score. */
+ew_status ew_vocab_set_scores(ew_vocab *v, const double *score, ew_error *reterr) EW_MUST_CHECK;
+static inline double ew_vocab_score(const ew_vocab *v, size_t i)
+{
+    return v->exact_score != NULL ? v->exact_score[i] : (double)v->score[i];
+}
 /* Raw text of piece id, borrowed until the next ew_vocab_add. id must be in range. */
 ew_span ew_vocab_text(const ew_vocab *v, int32_t id);
 /* The first piece with this text, or -1. Linear: for a handful of look-ups (special pieces). */
