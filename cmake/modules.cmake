@@ -28,6 +28,8 @@ ew_module(common/rag LAYER 3 DEPS base LIBS PkgConfig::sqlite)
 # L4
 # crypt: the SHA-256 that binds adapters and plans to a model file.
 ew_module(common/model LAYER 4 DEPS base sys crypt text kern tensor format token)
+# token: special pieces are recognised in a template's own text only, so rendering and encoding go together.
+ew_module(common/chat LAYER 4 DEPS base text token LIBS PkgConfig::jansson PkgConfig::utf8proc m GNU value.c)
 ew_module(common/session LAYER 4 DEPS base sys crypt domain net wire LIBS PkgConfig::zmq)
 ew_module(common/task LAYER 4 DEPS base sys crypt text domain token rag)
 # L5
@@ -45,7 +47,7 @@ ew_module(common/jobs LAYER 7 DEPS base sys crypt domain db)
 # L8 (9 and above here): the only layer that logs above debug, reads configuration or exits.
 # task: the records that a profile holds and their JSON forms
 ew_module(edge/vault LAYER 9 DEPS base sys crypt text domain db rag task)
-ew_module(edge/agentd LAYER 10 DEPS base sys crypt text domain record wire session token model kern task peft rag
+ew_module(edge/agentd LAYER 10 DEPS base sys crypt text domain record wire session token chat model kern task peft rag
                                    split probe run show vault)
 ew_module(edge/agent_cli LAYER 11 DEPS base sys crypt text domain record db rag wire session show token model task peft train run agentd vault)
 
@@ -59,5 +61,5 @@ ew_module(cloud/experiment LAYER 9 DEPS base sys crypt text domain task)
 ew_module(cloud/opclient LAYER 9 DEPS base sys crypt text domain net wire session)
 ew_module(cloud/coordd LAYER 10 DEPS base sys crypt text domain record show db net wire session kern model jobs
                                     signer registry planner offload experiment opclient LIBS PkgConfig::ssl)
-ew_module(cloud/cli LAYER 10 DEPS base sys crypt text domain record show opclient net wire session kern format token rag model task peft probe
+ew_module(cloud/cli LAYER 10 DEPS base sys crypt text domain record show opclient net wire session kern format token chat rag model task peft probe
                                  train compress run planner registry experiment)
