@@ -93,8 +93,8 @@ static void turn(const ew_session *s, uint32_t layer, float *x, const float *w, 
     }
 }
 
-/* w->o = O attention(turn(Q in), turn(K in), V in); writes the cache at pos. */
-static void attention(ew_session *s, uint32_t layer, const float *in, size_t T, uint32_t pos)
+/* w->o = O attention(turn(Q in), turn(K in), V in), of the rows from `keep` on; writes the cache of all rows at pos. */
+static void attention(ew_session *s, uint32_t layer, const float *in, size_t T, size_t keep, uint32_t pos)
 {
     static const ew_linear qkv[] = {EW_LINEAR_Q, EW_LINEAR_K, EW_LINEAR_V};
     static const ew_linear o[] = {EW_LINEAR_O};
@@ -105,17 +105,28 @@ static void attention(ew_session *s, uint32_t layer, const float *in, size_t T, 
     unsigned char *v = kv_of(s, layer, 1);
     size_t kv_cols = (size_t)c->K * c->D;
 
-    linears(s, layer, qkv, 3, in, T, (float *const[]){w->q, w->k, w->v});
-    turn(s, layer, w->q, s->m->layer[layer].q_norm, T, c->H, pos);
+    if (keep == 0) {
+        linears(s, layer, qkv, 3, in, T, (float *const[]){w->q, w->k, w->v});
+    } else {
+        linears(s, layer, qkv + 1, 2, in, T, (float *const[]){w->k, w->v});
+    }
     turn(s, layer, w->k, s->m->layer[layer].k_norm, T, c->K, pos);
     ew_store_rows(e, s->kv_dtype, w->k, T, kv_cols, k + pos * s->kv_row_bytes, s->kv_row_bytes);
     ew_store_rows(e, s->kv_dtype, w->v, T, kv_cols, v + pos * s->kv_row_bytes, s->kv_row_bytes);
+    if (keep == T) {
+        return;
+    }
+    pos += (uint32_t)keep;
+    if (keep > 0) {
+        linears(s, layer, qkv, 1, in + keep * c->C, T - keep, &w->q);
+    }
+    turn(s, layer, w->q, s->m->layer[layer].q_norm, T - keep, c->H, pos);
     ew_attention(e, &(ew_attention_args){.q = w->q,
                                          .k = k,
                                          .v = v,
                                          .kv_dtype = s->kv_dtype,
                                          .kv_row = kv_cols,
-                                         .T = T,
+                                         .T = T - keep,
                                          .pos0 = pos,
                                          .H = c->H,
                                          .K = c->K,
@@ -125,7 +136,7 @@ static void attention(ew_session *s, uint32_t layer, const float *in, size_t T, 
                                          .softcap = c->attn_softcap,
                                          .bidirectional = c->encoder,
                                          .out = w->att});
-    linears(s, layer, o, 1, w->att, T, &w->o);
+    linears(s, layer, o, 1, w->att, T - keep, &w->o);
 }
 
 /* w->o = Down(act(Gate in) * Up in), or Down(act(Up in)). */
@@ -147,46 +158,50 @@ static void feed_forward(ew_session *s, uint32_t layer, const float *in, size_t 
     linears(s, layer, down, 1, h, T, &w->o);
 }
 
-/* One layer on x[T,C] in place: the three forms of model.h. */
-static void block(ew_session *s, uint32_t i, float *x, size_t T, uint32_t pos)
+/* One layer on x[T,C] in place: the three forms of model.h. Rows before `keep` are only read, for the cache. */
+static void block(ew_session *s, uint32_t i, float *x, size_t T, size_t keep, uint32_t pos)
 {
     const ew_model_config *c = &s->m->cfg;
     const ew_layer_weights *l = &s->m->layer[i];
     const ew_exec *e = &s->opt.exec;
-    layer_work *w = &s->w;
-    size_t n = T * c->C;
-    const float *in = c->norm_after ? x : w->xn;
+    float *o = s->w.o, *xn = s->w.xn;
 
     if (!c->norm_after) {
-        norm(s, x, l->attn_norm, l->attn_norm_b, T, w->xn);
+        norm(s, x, l->attn_norm, l->attn_norm_b, T, xn);
     }
-    attention(s, i, in, T, pos);
+    attention(s, i, c->norm_after ? x : xn, T, keep, pos);
+    if (keep == T) {
+        return;
+    }
+    x += keep * c->C;
+    xn += keep * c->C;
+    T -= keep;
     if (l->attn_post_norm != NULL) {
-        norm(s, w->o, l->attn_post_norm, NULL, T, w->o);
+        norm(s, o, l->attn_post_norm, NULL, T, o);
     }
     if (c->parallel && l->ffn_norm != NULL) {
-        norm(s, x, l->ffn_norm, l->ffn_norm_b, T, w->xn); /* of x without attention's part */
+        norm(s, x, l->ffn_norm, l->ffn_norm_b, T, xn); /* of x without attention's part */
     }
-    ew_vec_add(e, x, w->o, n);
+    ew_vec_add(e, x, o, T * c->C);
     if (c->norm_after) {
         norm(s, x, l->attn_norm, l->attn_norm_b, T, x);
     } else if (!c->parallel) {
-        norm(s, x, l->ffn_norm, l->ffn_norm_b, T, w->xn);
+        norm(s, x, l->ffn_norm, l->ffn_norm_b, T, xn);
     }
-    feed_forward(s, i, in, T);
+    feed_forward(s, i, c->norm_after ? x : xn, T);
     if (l->ffn_post_norm != NULL) {
-        norm(s, w->o, l->ffn_post_norm, NULL, T, w->o);
+        norm(s, o, l->ffn_post_norm, NULL, T, o);
     }
-    ew_vec_add(e, x, w->o, n);
+    ew_vec_add(e, x, o, T * c->C);
     if (c->norm_after) {
         norm(s, x, l->ffn_norm, l->ffn_norm_b, T, x);
     }
 }
 
-void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, uint32_t pos)
+void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, size_t keep, uint32_t pos)
 {
     for (uint32_t i = a; i < b; i++) {
-        block(s, i, x, T, pos);
+        block(s, i, x, T, i + 1 == s->m->cfg.L ? keep : 0, pos);
     }
 }
 

@@ -358,7 +358,7 @@ ew_status ew_session_run(ew_session *s, uint32_t a, uint32_t b, float *x, size_t
     EW_TRY(check_room(s, pos, n, reterr));
     for (size_t done = 0; done < n;) {
         size_t T = EW_MIN(n - done, s->opt.n_batch);
-        ew__run_chunk(s, a, b, x + done * s->m->cfg.C, T, pos + (uint32_t)done);
+        ew__run_chunk(s, a, b, x + done * s->m->cfg.C, T, 0, pos + (uint32_t)done);
         done += T;
     }
     return EW_OK;
@@ -411,18 +411,21 @@ static ew_status check_eval(const ew_session *s, const int32_t *ids, size_t n, e
     return check_room(s, s->pos, n, reterr);
 }
 
-/* The next chunk of at most `rest` tokens: their hidden states are in s->w.x, the position moves on by *ret_T. */
-static ew_status eval_chunk(ew_session *s, const int32_t *ids, size_t rest, size_t *ret_T, ew_error *reterr)
+/* The next chunk of at most `rest` tokens: their hidden states are in s->w.x, those of the first `skip` (of rest) need not be. The
+ * position moves on by *ret_T. */
+static ew_status eval_chunk(ew_session *s, const int32_t *ids, size_t rest, size_t skip, size_t *ret_T,
+                            ew_error *reterr)
 {
     size_t T = EW_MIN(rest, s->opt.n_batch);
+    size_t keep = EW_MIN(skip, T);
     uint32_t L = s->m->cfg.L;
     ew__embed_chunk(s, ids, T, s->pos, s->w.x);
     if (s->segment.a == s->segment.b) {
-        ew__run_chunk(s, 0, L, s->w.x, T, s->pos);
+        ew__run_chunk(s, 0, L, s->w.x, T, keep, s->pos);
     } else {
-        ew__run_chunk(s, 0, s->segment.a, s->w.x, T, s->pos);
+        ew__run_chunk(s, 0, s->segment.a, s->w.x, T, keep, s->pos);
         EW_TRY(s->segment.fn(s->segment.ctx, s->w.x, T, s->pos, reterr));
-        ew__run_chunk(s, s->segment.b, L, s->w.x, T, s->pos);
+        ew__run_chunk(s, s->segment.b, L, s->w.x, T, keep, s->pos);
     }
     s->pos += (uint32_t)T;
     *ret_T = T;
@@ -434,7 +437,8 @@ ew_status ew_session_eval(ew_session *s, const int32_t *ids, size_t n, float *re
     EW_TRY(check_eval(s, ids, n, reterr));
     size_t T = 0;
     for (size_t done = 0; done < n; done += T) {
-        EW_TRY(eval_chunk(s, ids + done, n - done, &T, reterr));
+        size_t skip = n - done - (ret_logits != NULL ? 1 : 0);
+        EW_TRY(eval_chunk(s, ids + done, n - done, skip, &T, reterr));
     }
     if (ret_logits != NULL) {
         ew__head_chunk(s, s->w.x + (T - 1) * s->m->cfg.C, 1, ret_logits);
@@ -447,7 +451,7 @@ ew_status ew_session_eval_all(ew_session *s, const int32_t *ids, size_t n, float
     EW_TRY(check_eval(s, ids, n, reterr));
     size_t T;
     for (size_t done = 0; done < n; done += T) {
-        EW_TRY(eval_chunk(s, ids + done, n - done, &T, reterr));
+        EW_TRY(eval_chunk(s, ids + done, n - done, 0, &T, reterr));
         ew__head_chunk(s, s->w.x, T, ret_logits + done * s->m->cfg.V);
     }
     return EW_OK;
@@ -467,8 +471,8 @@ ew_status ew_session_nll(ew_session *s, const int32_t *ids, size_t n, size_t n_p
     double sum = 0;
     size_t T;
     for (size_t done = 0; done < n - 1; done += T) {
-        EW_TRY(eval_chunk(s, ids + done, n - 1 - done, &T, reterr));
         size_t first = n_prompt - 1 > done ? n_prompt - 1 - done : 0; /* row t predicts token done + t + 1 */
+        EW_TRY(eval_chunk(s, ids + done, n - 1 - done, first, &T, reterr));
         for (size_t t = first; t < T;) {
             size_t rows = EW_MIN(T - t, rows_max);
             ew__head_chunk(s, s->w.x + t * c->C, rows, s->w.logits);
@@ -513,7 +517,7 @@ ew_status ew_session_encode(ew_session *s, const int32_t *ids, size_t n, ew_pool
     EW_TRY(check_ids(s, ids, n, reterr));
     EW_TRY(check_room(s, 0, n, reterr));
     ew__embed_chunk(s, ids, n, 0, s->w.x);
-    ew__run_chunk(s, 0, c->L, s->w.x, n, 0);
+    ew__run_chunk(s, 0, c->L, s->w.x, n, 0, 0);
     if (pooling == EW_POOLING_NONE) {
         memcpy(ret, s->w.x, n * c->C * sizeof(float));
     } else {

@@ -44,8 +44,9 @@ struct ew_session {
 
 /* x[T,C] of tokens at pos …, T <= n_batch. */
 void ew__embed_chunk(ew_session *s, const int32_t *ids, size_t T, uint32_t pos, float *x);
-/* Layers [a,b) on x[T,C] in place, T <= n_batch; writes their cache at pos. */
-void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, uint32_t pos);
+/* Layers [a,b) on x[T,C] in place, T <= n_batch; writes their cache at pos. Nobody will look at the rows before `keep` (<= T) behind
+ * the model's last layer: it leaves them as they come. */
+void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, size_t keep, uint32_t pos);
 /* Logits of n <= n_batch rows. */
 void ew__head_chunk(ew_session *s, const float *x, size_t n, float *logits);
 
