@@ -3,7 +3,8 @@
 # A module is a directory of .c files built into the static library ew_<last path part>. DEPS is the whole list of
 # modules it may use. Two checks run at configure time: a dependency must lie in a lower layer, and every
 # #include "module/…" of the module's files must name the module itself or one of DEPS.
-# Files named *_avx2.c, *_avx512.c, *_neon.c get the flags of their instruction set; GNU files see _GNU_SOURCE.
+# Files named *_avx2.c, *_avx512.c, *_neon.c, *_dotprod_neon.c, *_i8mm_neon.c get the flags of their instruction set and are left
+# out elsewhere; GNU files see _GNU_SOURCE.
 function(ew_module path)
     cmake_parse_arguments(M "" "LAYER" "DEPS;LIBS;GNU" ${ARGN})
     get_filename_component(name "${path}" NAME)
@@ -55,6 +56,14 @@ function(ew_module path)
         elseif(source MATCHES "_avx512\\.c$")
             set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS
                 "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni;-mfma;-mf16c;-O3;-fno-math-errno;-fno-trapping-math")
+        elseif(source MATCHES "_i8mm_neon\\.c$")
+            set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS
+                "-march=armv8.2-a+dotprod+i8mm;-O3;-fno-math-errno;-fno-trapping-math")
+        elseif(source MATCHES "_dotprod_neon\\.c$")
+            set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS
+                "-march=armv8.2-a+dotprod;-O3;-fno-math-errno;-fno-trapping-math")
+        elseif(source MATCHES "_neon\\.c$")
+            set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
         endif()
     endforeach()
     foreach(file IN LISTS M_GNU)

@@ -26,6 +26,12 @@ static bool can_run(const ew_kern *k)
     if (k == &ew__kern_avx512) {
         return (have & avx512) == avx512;
     }
+#elif defined(__aarch64__)
+    if (k == &ew__kern_neon || k == &ew__kern_neon_dotprod || k == &ew__kern_neon_i8mm) {
+        uint32_t need = k == &ew__kern_neon ? EW_CPU_NEON : EW_CPU_NEON | EW_CPU_DOTPROD;
+        need |= k == &ew__kern_neon_i8mm ? EW_CPU_I8MM : 0;
+        return (have & need) == need;
+    }
 #endif
     (void)have;
     return k == &ew__kern_ref;
@@ -36,6 +42,10 @@ static const ew_kern *const tables[] = {
 #if defined(__x86_64__)
     &ew__kern_avx2,
     &ew__kern_avx512,
+#elif defined(__aarch64__)
+    &ew__kern_neon,
+    &ew__kern_neon_dotprod,
+    &ew__kern_neon_i8mm,
 #endif
 };
 

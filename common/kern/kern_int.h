@@ -187,6 +187,13 @@ void ew__qdot_avx2(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, 
                    size_t ldy);
 void ew__qdot_avx512(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,
                      size_t ldy);
+#elif defined(__aarch64__)
+extern const ew_kern ew__kern_neon;
+extern const ew_kern ew__kern_neon_dotprod;
+extern const ew_kern ew__kern_neon_i8mm;
+extern const ew_qkern ew__qkern_neon;
+extern const ew_qkern ew__qkern_neon_dotprod;
+extern const ew_qkern ew__qkern_neon_i8mm;
 #endif
 
 void ew__dequant_row_ref(ew_dtype t, const void *src, float *dst, size_t n);

@@ -238,6 +238,7 @@ static void s_axpy_mul(float a, const float *x1, const float *x2, size_t n, floa
     }
 }
 
+#if defined(__x86_64__) /* NEON's own stand in kern_neon.c */
 /* ---- packing for the f32 product ---- */
 
 /* 8 rows of 8 floats, transposed: dst rows at distance width. Shared by both ISAs (AVX). */
@@ -393,3 +394,4 @@ static void s_dequant_row(ew_dtype t, const void *src, float *dst, size_t n)
         ew__dequant_row_ref(t, src, dst, n);
     }
 }
+#endif
