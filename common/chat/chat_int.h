@@ -378,7 +378,7 @@ ew_status ew__join(ew__run *r, ew__str sep, const ew__list *l, bool any, ew__val
 /* Evaluating */
 ew_status ew__eval(ew__run *r, const ew__node *n, ew__val *ret) EW_MUST_CHECK;
 ew_status ew__exec(ew__run *r, const ew__node *body) EW_MUST_CHECK;
-ew_status ew__bind(ew__run *r, ew__scope *s, int32_t sym, ew__val v) EW_MUST_CHECK;
+ew_status ew__assign_name(ew__run *r, ew__scope *s, int32_t sym, ew__val v) EW_MUST_CHECK;
 ew_status ew__new_scope(ew__run *r, ew__scope *up, ew__scope **ret) EW_MUST_CHECK;
 ew_status ew__call(ew__run *r, const ew__val *f, const ew__args *a, ew__val *ret) EW_MUST_CHECK;
 ew_status ew__call_macro(ew__run *r, ew__macro *m, const ew__args *a, ew__val *ret) EW_MUST_CHECK;

@@ -18,7 +18,7 @@ ew_status ew__new_scope(ew__run *r, ew__scope *up, ew__scope **ret)
     return EW_OK;
 }
 
-ew_status ew__bind(ew__run *r, ew__scope *s, int32_t sym, ew__val v)
+ew_status ew__assign_name(ew__run *r, ew__scope *s, int32_t sym, ew__val v)
 {
     for (size_t i = 0; i < s->n; i++) {
         if (s->b[i].sym == sym) {

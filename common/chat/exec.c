@@ -85,7 +85,7 @@ static ew_status assign(ew__run *r, const ew__node *target, ew__val v)
     size_t n = 0;
     size_t i = 0;
     if (target->type == EW__N_NAME) {
-        return ew__bind(r, r->scope, target->sym, v);
+        return ew__assign_name(r, r->scope, target->sym, v);
     }
     if (target->type == EW__N_ATTR) {
         return assign_attr(r, target, v);
@@ -158,7 +158,7 @@ static ew_status exec_with(ew__run *r, const ew__node *n)
     for (const ew__node *x = n->a; x != NULL; x = x->next) {
         ew__val v;
         EW_TRY(ew__eval(r, x->b, &v));
-        EW_TRY(ew__bind(r, scope, x->a->sym, v));
+        EW_TRY(ew__assign_name(r, scope, x->a->sym, v));
     }
     return exec_in(r, scope, n->c);
 }
@@ -244,7 +244,7 @@ static ew_status run_loop(ew__run *r, ew__loop *l, int32_t loop_sym, bool *ret_a
         r->scope = scope;
         EW_TRY(assign(r, l->node->a, l->items->v[l->i]));
         if (loop_sym >= 0) {
-            EW_TRY(ew__bind(r, scope, loop_sym, (ew__val){.kind = EW__LOOP, .u.loop = l}));
+            EW_TRY(ew__assign_name(r, scope, loop_sym, (ew__val){.kind = EW__LOOP, .u.loop = l}));
         }
         EW_TRY(ew__exec(r, l->node->c));
         r->scope = before;
@@ -340,7 +340,7 @@ static ew_status bind_params(ew__run *r, const ew__macro *m, const ew__args *a, 
             EW_TRY(ew__eval(r, x->a, &v));
             r->scope = before;
         }
-        EW_TRY(ew__bind(r, scope, x->sym, v.kind == EW__ABSENT ? ew__undefined(x->val.u.s) : v));
+        EW_TRY(ew__assign_name(r, scope, x->sym, v.kind == EW__ABSENT ? ew__undefined(x->val.u.s) : v));
     }
     if (a->n > i) {
         return ew__fail(r, EW_EINVAL, "macro '%s' takes at most %zu arguments, not %zu", m->name, i, a->n);
@@ -350,7 +350,7 @@ static ew_status bind_params(ew__run *r, const ew__macro *m, const ew__args *a, 
     }
     int32_t caller = ew__symbol(r->t, "caller");
     if (m->caller.kind != EW__ABSENT && caller >= 0) {
-        EW_TRY(ew__bind(r, scope, caller, m->caller));
+        EW_TRY(ew__assign_name(r, scope, caller, m->caller));
     }
     return EW_OK;
 }
@@ -371,7 +371,7 @@ static ew_status exec_macro(ew__run *r, const ew__node *n)
     ew__val v;
     EW_TRY(new_macro(r, n->a, n->c, &v));
     v.u.macro->name = r->t->name[n->sym];
-    return ew__bind(r, r->scope, n->sym, v);
+    return ew__assign_name(r, r->scope, n->sym, v);
 }
 
 static ew_status exec_call_block(ew__run *r, const ew__node *n)

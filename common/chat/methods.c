@@ -566,7 +566,7 @@ ew_status ew__define_functions(ew__run *r)
     for (size_t i = 0; i < EW_COUNT(functions); i++) {
         int32_t sym = ew__symbol(r->t, functions[i]);
         if (sym >= 0 && (i != 4 || r->now != NULL)) {
-            EW_TRY(ew__bind(r, r->globals, sym, (ew__val){.kind = EW__FUNCTION, .u.i = (int64_t)i}));
+            EW_TRY(ew__assign_name(r, r->globals, sym, (ew__val){.kind = EW__FUNCTION, .u.i = (int64_t)i}));
         }
     }
     return EW_OK;

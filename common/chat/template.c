@@ -122,7 +122,7 @@ static ew_status cut_pieces(const ew_buf *mask, ew_chat_text *out)
 static ew_status define(ew__run *r, const char *name, ew__val v)
 {
     int32_t sym = ew__symbol(r->t, name);
-    return sym >= 0 ? ew__bind(r, r->globals, sym, v) : EW_OK;
+    return sym >= 0 ? ew__assign_name(r, r->globals, sym, v) : EW_OK;
 }
 
 static ew_status define_text(ew__run *r, const char *name, const char *text)
