@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/str.h"
+#include "sys/cli.h"
 #include "sys/proc.h"
 
 #define EW_SESSION_CTX_DEFAULT 4096u /* as session.h says */
@@ -28,6 +29,19 @@ ew_status ew_cli_compute_open(const ew_cli_app *app, int64_t threads, const char
 void ew_cli_compute_release(ew_cli_compute *c)
 {
     ew_pool_free(&c->pool);
+}
+
+ew_status ew_cli_kv_parse(const char *text, ew_kv_type *ret_type, ew_error *reterr)
+{
+    static const char *const names[] = {[EW_KV_F16] = "f16", [EW_KV_F32] = "f32", [EW_KV_Q8_0] = "q8_0"};
+    *ret_type = EW_KV_F16;
+    for (size_t i = 0; text != NULL && i < EW_COUNT(names); i++) {
+        if (ew_str_eq(text, names[i])) {
+            *ret_type = (ew_kv_type)i;
+            return EW_OK;
+        }
+    }
+    return text == NULL ? EW_OK : ew_fail(reterr, EW_EINVAL, "--kv '%s' is not one of f16, f32, q8_0", text);
 }
 
 static ew_status session_bytes(const ew_model *m, const ew_session_opt *opt, uint32_t n_ctx, uint64_t *ret,
@@ -93,4 +107,18 @@ ew_status ew_cli_session_open(const ew_model *m, const ew_session_opt *opt, uint
                       ew_str_bytes(b1, sizeof(b1), limit));
     }
     return ew_session_new(m, &o, ret_session, reterr);
+}
+
+int ew_cli_print_json(json_t *j)
+{
+    EW_AUTO_BUF out = {0};
+    ew_error err = EW_ERROR_INIT;
+    ew_status st =
+        j == NULL ? ew_fail(&err, EW_ENOMEM, "not enough memory") : ew_json_dump(j, EW_JSON_PRETTY, &out, &err);
+    json_decref(j);
+    if (st != EW_OK) {
+        return ew_cli_fail(EW_CLI_PROG, st, &err);
+    }
+    (void)fwrite(out.data, 1, out.size, stdout);
+    return 0;
 }

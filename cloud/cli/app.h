@@ -7,6 +7,7 @@
 #include "kern/kern.h"
 #include "model/session.h"
 #include "sys/pool.h"
+#include "text/json.h"
 
 #define EW_CLI_PROG "edgewise"
 
@@ -25,6 +26,14 @@ ew_status ew_cli_compute_open(const ew_cli_app *app, int64_t threads, const char
                               ew_error *reterr) EW_MUST_CHECK;
 void ew_cli_compute_release(ew_cli_compute *c);
 #define EW_AUTO_COMPUTE EW_CLEANUP(ew_cli_compute_release) ew_cli_compute
+
+/* Prints j on stdout and drops it; NULL is taken as out of memory. Returns the exit status. */
+int ew_cli_print_json(json_t *j);
+
+/* "f16", "f32", "q8_0" for --kv; NULL = f16. EW_EINVAL names them. */
+ew_status ew_cli_kv_parse(const char *text, ew_kv_type *ret_type, ew_error *reterr) EW_MUST_CHECK;
+#define EW_CLI_KV_HELP "type of the cached keys and values: f16 (default), f32 or q8_0"
+#define EW_CLI_KERNEL_HELP "kernel table, ref or one that model info lists (default: the best)"
 
 /* A session under a limit on everything that a command keeps in memory: weights, cache, workspace and what this process has already.
  * limit 0 = none. A context that does not fit is refused when the user asked for it (n_ctx_given), with the largest that would do; else it is

@@ -21,7 +21,7 @@
 #define BENCH_REPEAT_MAX 100
 
 typedef struct bench_args {
-    char *path, *kernel;
+    char *path, *kernel, *kv;
     int64_t n_prompt, n_gen, repeat, threads, n_batch, depth;
     bool json, no_peaks;
 } bench_args;
@@ -221,6 +221,7 @@ static ew_status bench_run(const bench_args *a, const ew_cli_app *app, ew_error 
     ew_session_opt so = {.n_ctx = (uint32_t)(EW_MAX(a->n_prompt, a->n_gen) + EW_MAX(a->depth, 1)),
                          .n_batch = (uint32_t)a->n_batch,
                          .exec = compute.exec};
+    EW_TRY(ew_cli_kv_parse(a->kv, &so.kv_type, reterr));
     EW_TRY(ew_session_new(m, &so, &s, reterr));
     EW_TRY(bench_measure(a, s, ew_model_config_of(m)->V, &p, &g, reterr));
     bench_limits l = token_costs(m);
@@ -251,7 +252,8 @@ int ew_cli_model_bench(int argc, char **argv, void *ctx)
          .max = BENCH_REPEAT_MAX},
         {"batch", 'b', "N", EW_CLI_I64, &a.n_batch, .help = "largest chunk of a prompt (default 128)", .min = 1,
          .max = 65536},
-        {"kernel", 0, "NAME", EW_CLI_STRING, &a.kernel, .help = "ref, avx2, avx512 (default: the best)"},
+        {"kv", 0, "TYPE", EW_CLI_STRING, &a.kv, .help = EW_CLI_KV_HELP},
+        {"kernel", 0, "NAME", EW_CLI_STRING, &a.kernel, .help = EW_CLI_KERNEL_HELP},
         {"threads", 't', "N", EW_CLI_I64, &a.threads, .help = "default: all cores", .min = 1, .max = 256},
         {"no-peaks", 0, NULL, EW_CLI_FLAG, &a.no_peaks, .help = "do not measure what the machine could do"},
         {"json", 0, NULL, EW_CLI_FLAG, &a.json, .help = "as JSON"}};

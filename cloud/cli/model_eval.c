@@ -15,7 +15,7 @@
 #define TEXT_MAX ((size_t)1 << 30)
 
 typedef struct eval_args {
-    char *path, *text, *kernel;
+    char *path, *text, *kernel, *kv;
     int64_t n_ctx, chunks, threads, n_batch;
     uint64_t memory_limit;
     bool json, each;
@@ -31,7 +31,8 @@ static int eval_parse(int argc, char **argv, eval_args *a)
         {"batch", 'b', "N", EW_CLI_I64, &a->n_batch, .help = "tokens computed at once", .min = 1, .max = 65536},
         {"memory-limit", 0, "BYTES", EW_CLI_BYTES, &a->memory_limit,
          .help = "refuse what needs more (weights, cache and workspace)"},
-        {"kernel", 0, "NAME", EW_CLI_STRING, &a->kernel, .help = "kernel table (default: the best for this processor)"},
+        {"kv", 0, "TYPE", EW_CLI_STRING, &a->kv, .help = EW_CLI_KV_HELP},
+        {"kernel", 0, "NAME", EW_CLI_STRING, &a->kernel, .help = EW_CLI_KERNEL_HELP},
         {"threads", 't', "N", EW_CLI_I64, &a->threads, .help = "default: all cores", .min = 1, .max = 256},
         {"json", 0, NULL, EW_CLI_FLAG, &a->json, .help = "as JSON"}};
     const ew_cli_pos pos[] = {{"MODEL", EW_CLI_STRING, &a->path, .help = "GGUF file or Hugging Face directory"},
@@ -93,6 +94,7 @@ static ew_status eval_run(const eval_args *a, const ew_cli_app *app, ew_error *r
     EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
     uint32_t n_ctx = a->n_ctx != 0 ? (uint32_t)a->n_ctx : 512;
     ew_session_opt so = {.n_ctx = n_ctx, .n_batch = (uint32_t)a->n_batch, .exec = compute.exec};
+    EW_TRY(ew_cli_kv_parse(a->kv, &so.kv_type, reterr));
     EW_TRY(ew_cli_session_open(m, &so, a->memory_limit, true, &s, reterr));
     const ew_vocab *v = ew_model_vocab(m);
     ew_perplexity_opt opt = {.n_ctx = n_ctx,

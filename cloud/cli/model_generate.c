@@ -2,11 +2,13 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/str.h"
+#include "chat/chat.h"
 #include "cli/app.h"
 #include "cli/model.h"
 #include "model/generate.h"
@@ -20,12 +22,12 @@
 /* ---- generate ---- */
 
 typedef struct generate_args {
-    char *path, *prompt, *file, *kernel, *draft;
+    char *path, *prompt, *file, *kernel, *draft, *kv, *system, *vars;
     int64_t n_draft, max_tok, top_k, seed, n_ctx, threads;
     double temperature, top_p, min_p, penalty;
     uint64_t memory_limit;
     ew_cli_strings stop;
-    bool json, echo, special, kv_f32;
+    bool json, echo, special, chat;
 } generate_args;
 
 static int generate_parse(int argc, char **argv, generate_args *a)
@@ -50,22 +52,29 @@ static int generate_parse(int argc, char **argv, generate_args *a)
          .min = 1, .max = 1048576},
         {"memory-limit", 0, "BYTES", EW_CLI_BYTES, &a->memory_limit,
          .help = "stay under BYTES in all (64M, 1.5G): shrinks the context, or refuses"},
+        {"chat", 0, NULL, EW_CLI_FLAG, &a->chat,
+         .help = "PROMPT is a user's message: put it into the model's own chat template"},
+        {"system", 0, "TEXT", EW_CLI_STRING, &a->system, .help = "with --chat: the system's message"},
+        {"template-vars", 0, "JSON", EW_CLI_STRING, &a->vars,
+         .help = "with --chat: variables of the template, as {\"enable_thinking\": false}"},
         {"draft", 0, "MODEL", EW_CLI_STRING, &a->draft,
          .help = "a small model of the same vocabulary drafts tokens that the model checks"},
         {"draft-tokens", 0, "N", EW_CLI_I64, &a->n_draft, .help = "most tokens drafted at once (default 4)", .min = 1,
          .max = EW_DRAFT_MAX},
-        {"kernel", 0, "NAME", EW_CLI_STRING, &a->kernel, .help = "ref, avx2, avx512 (default: the best)"},
+        {"kernel", 0, "NAME", EW_CLI_STRING, &a->kernel, .help = EW_CLI_KERNEL_HELP},
         {"threads", 't', "N", EW_CLI_I64, &a->threads, .help = "default: all cores", .min = 1, .max = 256},
-        {"kv-f32", 0, NULL, EW_CLI_FLAG, &a->kv_f32, .help = "cache keys and values in f32 instead of f16"},
+        {"kv", 0, "TYPE", EW_CLI_STRING, &a->kv, .help = EW_CLI_KV_HELP},
         {"echo", 0, NULL, EW_CLI_FLAG, &a->echo, .help = "print the prompt first"},
         {"special", 0, NULL, EW_CLI_FLAG, &a->special, .help = "recognise and print control tokens"},
         {"json", 0, NULL, EW_CLI_FLAG, &a->json, .help = "one JSON object at the end"}};
     const ew_cli_pos pos[] = {{"MODEL", EW_CLI_STRING, &a->path, .help = "GGUF file or Hugging Face directory"},
                               {"PROMPT", EW_CLI_STRING, &a->prompt, .optional = true, .help = "text to continue"}};
     return ew_cli_parse(
-        &(ew_cli_spec){"model generate", "Continues a text; the text goes to stdout as it comes.",
-                       "  edgewise model generate m.gguf 'Once upon a time' -n 100 -T 0.8 --top-p 0.95\n", opts,
-                       EW_COUNT(opts), pos, EW_COUNT(pos)},
+        &(ew_cli_spec){
+            "model generate", "Continues a text; the text goes to stdout as it comes.",
+            "  edgewise model generate m.gguf 'Once upon a time' -n 100 -T 0.8 --top-p 0.95\n"
+            "  edgewise model generate qwen2.5-7b.gguf --chat 'Why is the sky blue?' --draft qwen2.5-0.5b.gguf\n",
+            opts, EW_COUNT(opts), pos, EW_COUNT(pos)},
         argc, argv);
 }
 
@@ -127,6 +136,47 @@ static void generate_chatter(const ew_generate_stats *st)
     }
 }
 
+static ew_status chat_ids(const generate_args *a, const ew_model *m, const ew_buf *prompt, ew_tokens *out,
+                          ew_error *reterr)
+{
+    const char *template = ew_model_chat_template(m);
+    EW_AUTO_JSON vars = NULL;
+    struct tm now;
+    time_t t = time(NULL);
+    if (template == NULL) {
+        return ew_fail(reterr, EW_EUNSUPPORTED,
+                       "%s has no chat template. HINT: leave out --chat and write the prompt "
+                       "as the model was trained",
+                       a->path);
+    }
+    if (a->vars != NULL) {
+        EW_TRY(ew_json_load("--template-vars", a->vars, strlen(a->vars), &vars, reterr));
+        if (!json_is_object(vars)) {
+            return ew_fail(reterr, EW_EINVAL, "--template-vars should be an object, is %s", ew_json_kind(vars));
+        }
+    }
+    ew_chat_message messages[2];
+    size_t n = 0;
+    if (a->system != NULL) {
+        messages[n++] = (ew_chat_message){.role = "system", .content = a->system};
+    }
+    messages[n++] = (ew_chat_message){.role = "user", .content = ew_buf_str(prompt)};
+    ew_chat_render_opt opt = {.add_generation_prompt = true, .vars = vars, .now = localtime_r(&t, &now)};
+    return ew_chat_prompt(ew_model_tokenizer(m), template, messages, n, &opt, out, reterr);
+}
+
+static ew_status prompt_ids(const generate_args *a, const ew_model *m, ew_buf *prompt, ew_tokens *out, ew_error *reterr)
+{
+    if (a->chat) {
+        return chat_ids(a, m, prompt, out, reterr);
+    }
+    if (a->system != NULL || a->vars != NULL) {
+        return ew_fail(reterr, EW_EINVAL, "--system and --template-vars go with --chat");
+    }
+    unsigned flags = EW_ENCODE_BOS | (a->special ? EW_ENCODE_SPECIAL : 0);
+    return ew_tokenizer_encode(ew_model_tokenizer(m), prompt->data, prompt->size, flags, out, reterr);
+}
+
 static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_error *reterr)
 {
     EW_AUTO_BUF prompt = {0};
@@ -140,14 +190,13 @@ static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_
     EW_AUTO(ew_session) draft = NULL;
     EW_TRY(read_prompt(a, &prompt, reterr));
     EW_TRY(ew_model_open(a->path, NULL, &m, reterr));
-    const ew_tokenizer *tok = ew_model_tokenizer(m);
-    if (tok == NULL) {
+    if (ew_model_tokenizer(m) == NULL) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "%s has no tokenizer", a->path);
     }
-    unsigned flags = EW_ENCODE_BOS | (a->special ? EW_ENCODE_SPECIAL : 0);
-    EW_TRY(ew_tokenizer_encode(tok, prompt.data, prompt.size, flags, &ids, reterr));
+    EW_TRY(prompt_ids(a, m, &prompt, &ids, reterr));
     EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
-    ew_session_opt so = {.n_ctx = (uint32_t)a->n_ctx, .exec = compute.exec, .kv_type = a->kv_f32 ? EW_KV_F32 : EW_KV_F16};
+    ew_session_opt so = {.n_ctx = (uint32_t)a->n_ctx, .exec = compute.exec};
+    EW_TRY(ew_cli_kv_parse(a->kv, &so.kv_type, reterr));
     EW_TRY(ew_cli_session_open(m, &so, a->memory_limit, a->n_ctx != 0, &s, reterr));
     if (a->draft != NULL) {
         EW_TRY(ew_model_open(a->draft, NULL, &draft_model, reterr));
