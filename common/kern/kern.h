@@ -7,8 +7,8 @@
  * In ew_matmul_f32, ew_matmul_dx and ew_gemm each output element is one chain of fused multiply-adds in the order of the
  * summed index, so a row alone and the same row in a batch agree bit for bit too; for the integer products likewise. The
  * "ref" table is plain C, accumulates in double, and gives the same bits on every machine.
- * No function allocates, but for one block of 1.3 MiB at a thread's first use (pages of it count as they are touched: a decode
- * touches about 0.1 MiB, training 0.7 MiB); everything else is `scratch`.
+ * No function allocates, but for one block of 2 MiB at a thread's first use (pages of it count as they are touched: a decode
+ * touches about 0.1 MiB, training 0.7 MiB), which ew_kern_reserve can set aside before; everything else is `scratch`.
  * Locking: tables are immutable; the functions may run in several threads on disjoint outputs. One ew_pool serves one
  * ew_par_for at a time (a nested one runs serially). */
 #ifndef EW_KERN_KERN_H
@@ -32,6 +32,10 @@ typedef struct ew_exec {
     const ew_kern *kern;
     ew_pool *pool;
 } ew_exec;
+
+/* Sets the working memory of n threads aside, so that they start to compute without allocating; false = no memory. Kept until the
+ * process ends, for all that compute. Thread-safe. */
+bool ew_kern_reserve(size_t n) EW_MUST_CHECK;
 
 /* A weight W[rows = F, cols = C]; borrows its data. cols is a multiple of the dtype's block. */
 typedef struct ew_mat {

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "model/sampler.h"
 #include "model/session_int.h"
+#include "sys/pool.h"
 
 #define N_CTX_DEFAULT_MAX 4096u
 uint32_t ew_hooks_max_rank(const ew_hooks *hooks, uint32_t n_layers)
@@ -219,7 +220,7 @@ ew_status ew_session_new(const ew_model *m, const ew_session_opt *opt, ew_sessio
     uint64_t work;
     session_size(&plan, &kv, &work);
     EW_TRY(check_limit(&plan, kv + work, reterr));
-    ew_session *s = ew_calloc(1, sizeof(*s));
+    ew_session *s = ew_kern_reserve(ew_pool_threads(plan.opt.exec.pool)) ? ew_calloc(1, sizeof(*s)) : NULL;
     if (s == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "not enough memory for a session");
     }
