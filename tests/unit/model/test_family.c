@@ -1,0 +1,319 @@
+/* What holds for models of every family beside their figures (golden/model): adapters reach each linear layer, limits and what cannot be done
+ * are told by name, files keep what they had. */
+#include "tiny.h"
+
+#include "format/gguf.h"
+#include "model/save.h"
+#include "model/session.h"
+#include "sys/file.h"
+
+#define DIR EW_TEST_SOURCE_DIR "/tests/golden/model/families/"
+
+static char tmp[EW_PATH_MAX];
+
+static int setup(void **state)
+{
+    (void)state;
+    return ew_dir_make_temp("/tmp/ew-family-", tmp, sizeof(tmp), NULL) == EW_OK ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    return ew_dir_remove_tree(tmp, NULL) == EW_OK ? 0 : -1;
+}
+
+static const char *path_of(const char *name)
+{
+    static char path[2 * EW_PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/%s", tmp, name);
+    return path;
+}
+
+static ew_model *open_hf(const char *family)
+{
+    char path[512];
+    ew_model *m = NULL;
+    (void)snprintf(path, sizeof(path), DIR "%s/hf", family);
+    assert_ok(ew_model_open(path, &(ew_model_opt){.no_tokenizer = true}, &m, err));
+    return m;
+}
+
+static const char *const all[] = {"llama3", "mistral",  "qwen2",        "qwen3",   "phi2", "phi3",   "gemma", "gemma2",
+                                  "gemma3", "stablelm", "stablelm-12b", "gptneox", "gpt2", "gptneo", "opt",   "bert"};
+
+/* ---- adapters ---- */
+
+#define N 6
+
+/* The last row of the logits or hidden states. */
+static void run(const ew_model *m, const ew_hooks *hooks, float *ret)
+{
+    static const int32_t ids[N] = {3, 14, 15, 9, 26, 5};
+    const ew_model_config *c = ew_model_config_of(m);
+    float all_rows[N * 128];
+    ew_session *s = NULL;
+    ew_session_opt opt = {
+        .n_ctx = N, .exec.kern = ew_kern_get("ref"), .hooks = hooks, .max_rank = 2, .kv_type = EW_KV_F32};
+    assert_ok(ew_session_new(m, &opt, &s, err));
+    if (c->encoder) {
+        assert_ok(ew_session_encode(s, ids, N, EW_POOLING_NONE, all_rows, err));
+        memcpy(ret, all_rows + (size_t)(N - 1) * c->C, c->C * sizeof(float));
+    } else {
+        assert_ok(ew_session_eval(s, ids, N, ret, err));
+    }
+    ew_session_free(&s);
+}
+
+static void an_adapter_reaches_every_linear_layer(void **state)
+{
+    (void)state;
+    static float ab[2 * 512];
+    float plain[128], got[128];
+    for (size_t i = 0; i < EW_COUNT(ab); i++) {
+        ab[i] = 0.05F * (float)((i * 7) % 11) - 0.2F;
+    }
+    for (size_t f = 0; f < EW_COUNT(all); f++) {
+        ew_model *m = open_hf(all[f]);
+        const ew_model_config *c = ew_model_config_of(m);
+        size_t width = (c->encoder ? c->C : c->V) * sizeof(float);
+        run(m, NULL, plain);
+        for (uint32_t il = 0; il < c->L; il++) {
+            for (unsigned l = 0; l < EW_LINEAR_COUNT; l++) {
+                ew_lora_pair pairs[8 * EW_LINEAR_COUNT] = {0};
+                uint32_t rows, cols;
+                ew_linear_shape(c, (ew_linear)l, &rows, &cols);
+                assert_true(rows <= 512 && cols <= 512 && c->L <= 8);
+                pairs[il * EW_LINEAR_COUNT + l] = (ew_lora_pair){.a = ab, .b = ab + 3, .rank = 1, .scale = 1};
+                run(m, &(ew_hooks){.lora = pairs}, got);
+                if ((rows > 0) != (memcmp(plain, got, width) != 0)) {
+                    fail_msg("%s: layer %u, linear %u", all[f], il, l);
+                }
+            }
+        }
+        ew_model_unref(&m);
+    }
+}
+
+static void modules_have_the_names_of_their_family(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *family;
+        ew_linear linear;
+        const char *module; /* NULL = none */
+    } list[] = {
+        {"llama3", EW_LINEAR_Q, "model.layers.1.self_attn.q_proj"},
+        {"phi2", EW_LINEAR_O, "model.layers.1.self_attn.dense"},
+        {"phi2", EW_LINEAR_GATE, NULL},
+        {"phi3", EW_LINEAR_Q, NULL},
+        {"gpt2", EW_LINEAR_UP, "transformer.h.1.mlp.c_fc"},
+        {"opt", EW_LINEAR_DOWN, "model.decoder.layers.1.fc2"},
+        {"gptneo", EW_LINEAR_V, "transformer.h.1.attn.attention.v_proj"},
+    };
+    for (size_t i = 0; i < EW_COUNT(list); i++) {
+        char name[96];
+        ew_model *m = open_hf(list[i].family);
+        bool there = ew_linear_hf_module(ew_model_config_of(m), list[i].linear, 1, name, sizeof(name));
+        assert_int_equal(there, list[i].module != NULL);
+        if (there) {
+            assert_string_equal(name, list[i].module);
+        }
+        ew_model_unref(&m);
+    }
+}
+
+static void training_is_refused_by_the_feature_it_lacks(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *family, *says; /* NULL = it can be trained */
+    } list[] = {{"llama3", NULL},       {"smollm2", NULL},   {"llama-bias", "biases"},
+                {"mistral", "windows"}, {"qwen2", "biases"}, {"qwen3", "queries and keys"},
+                {"phi2", "LayerNorm"},  {"phi3", "fused"},   {"gemma", "activation"},
+                {"gpt2", "LayerNorm"},  {"bert", "encoder"}};
+    for (size_t i = 0; i < EW_COUNT(list); i++) {
+        ew_model *m = open_hf(list[i].family);
+        ew_error why = EW_ERROR_INIT;
+        ew_status st = ew_model_check_trainable(ew_model_config_of(m), &why);
+        if (st != (list[i].says == NULL ? EW_OK : EW_EUNSUPPORTED) ||
+            (list[i].says != NULL && strstr(why.msg, list[i].says) == NULL)) {
+            fail_msg("%s: %s", list[i].family, why.msg);
+        }
+        ew_model_unref(&m);
+    }
+}
+
+/* ---- limits ---- */
+
+static void a_session_refuses_what_the_model_cannot(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *family;
+        ew_session_opt opt;
+        const char *says;
+    } list[] = {{"gpt2", {.n_ctx = 49}, "48 positions"},
+                {"opt", {.n_ctx = 65}, "64 positions"},
+                {"bert", {.n_ctx = 4096}, "positions"},
+                {"llama3", {.kv_type = EW_KV_Q8_0}, "multiple of 32"},
+                {"llama3", {.kv_type = (ew_kv_type)7}, "cache type 7"}};
+    for (size_t i = 0; i < EW_COUNT(list); i++) {
+        ew_model *m = open_hf(list[i].family);
+        ew_session *s = NULL;
+        ew_memory_plan plan;
+        ew_error why = EW_ERROR_INIT;
+        assert_int_equal(ew_session_new(m, &list[i].opt, &s, &why), EW_EINVAL);
+        if (strstr(why.msg, list[i].says) == NULL) {
+            fail_msg("%s: %s", list[i].family, why.msg);
+        }
+        assert_int_equal(ew_session_memory(m, &list[i].opt, &plan, NULL), EW_EINVAL);
+        ew_model_unref(&m);
+    }
+}
+
+static void encoders_encode_and_decoders_decode(void **state)
+{
+    (void)state;
+    const int32_t ids[] = {1, 2, 3};
+    float x[3 * 128];
+    ew_error why = EW_ERROR_INIT;
+    ew_model *bert = open_hf("bert");
+    ew_model *gpt2 = open_hf("gpt2");
+    ew_session *e = NULL;
+    ew_session *d = NULL;
+    assert_ok(ew_session_new(bert, NULL, &e, err));
+    assert_ok(ew_session_new(gpt2, NULL, &d, err));
+    assert_int_equal(ew_model_output(bert)->rows, 0);
+    assert_int_equal(ew_session_eval(e, ids, 3, x, &why), EW_EINVAL);
+    assert_non_null(strstr(why.msg, "encoder"));
+    assert_int_equal(ew_session_head(e, x, x, NULL), EW_EINVAL);
+    double nll;
+    size_t n;
+    assert_int_equal(ew_session_nll(e, ids, 3, 1, &nll, &n, NULL), EW_EINVAL);
+    assert_int_equal(ew_session_encode(d, ids, 3, EW_POOLING_MEAN, x, NULL), EW_EINVAL);
+    assert_int_equal(ew_session_encode(e, ids, 0, EW_POOLING_MEAN, x, NULL), EW_EINVAL);
+    assert_int_equal(ew_session_encode(e, (const int32_t[]){100000}, 1, EW_POOLING_MEAN, x, NULL), EW_EINVAL);
+    float first[128], last[128];
+    uint32_t C = ew_model_config_of(bert)->C;
+    assert_ok(ew_session_encode(e, ids, 3, EW_POOLING_NONE, x, err));
+    assert_ok(ew_session_encode(e, ids, 3, EW_POOLING_CLS, first, err));
+    assert_ok(ew_session_encode(e, ids, 3, EW_POOLING_LAST, last, err));
+    assert_memory_equal(first, x, C * sizeof(float));
+    assert_memory_equal(last, x + (size_t)2 * C, C * sizeof(float));
+    ew_session_free(&e);
+    ew_session_free(&d);
+    ew_model_unref(&bert);
+    ew_model_unref(&gpt2);
+}
+
+static void copies_are_counted(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *family;
+        bool copies;
+    } list[] = {{"llama3", false}, {"phi3", false},   {"qwen3", false},
+                {"gpt2", true},    {"gptneox", true}, {"gemma", true}};
+    for (size_t i = 0; i < EW_COUNT(list); i++) {
+        ew_model *m = open_hf(list[i].family);
+        ew_memory_plan plan;
+        assert_int_equal(ew_model_copied_bytes(m) > 0, list[i].copies);
+        assert_true(ew_model_copied_bytes(m) <= ew_model_weights_bytes(m));
+        assert_ok(ew_model_memory(m, 8, 0, &plan, err));
+        assert_int_equal(plan.copied_bytes, ew_model_copied_bytes(m));
+        ew_model_unref(&m);
+    }
+}
+
+/* ---- files ---- */
+
+static void logits(const char *path, float *ret)
+{
+    ew_model *m = NULL;
+    assert_ok(ew_model_open(path, NULL, &m, err));
+    run(m, NULL, ret);
+    ew_model_unref(&m);
+}
+
+/* Linear scaling and stored divisors at once: llama.cpp multiplies them, and a second file has to say both again. */
+static void scaling_and_stored_divisors_survive_saving_twice(void **state)
+{
+    (void)state;
+    ew_model_config cfg = tiny_config();
+    tiny t;
+    float want[128], got[128], plain[128];
+    tiny_make(&t, &cfg, true, 50);
+    assert_ok(ew_model_save_gguf(t.model, path_of("plain.gguf"), NULL, err));
+    tiny_release(&t);
+    EW_AUTO(ew_gguf) g = NULL;
+    EW_AUTO(ew_gguf_writer) w = NULL;
+    assert_ok(ew_gguf_open(path_of("plain.gguf"), &g, err));
+    assert_ok(ew_gguf_writer_new(path_of("both.gguf"), &w, err));
+    ew_gguf_add_str(w, "llama.rope.scaling.type", "linear");
+    ew_gguf_add_f32(w, "llama.rope.scaling.factor", 4);
+    ew_gguf_add_str(w, "somebody.note", "kept");
+    ew_gguf_add_all_from(w, g, NULL);
+    for (size_t i = 0; i < ew_gguf_n_tensors(g); i++) {
+        const ew_tensor_view *v = ew_gguf_tensor(g, i);
+        assert_ok(ew_gguf_add_tensor(w, v->name, v->dtype, v->n_dims, v->dims, err));
+    }
+    const uint64_t dims[1] = {cfg.n_rot / 2};
+    const float factors[8] = {1, 1, 2, 3, 5, 8, 8, 8};
+    assert_ok(ew_gguf_add_tensor(w, "rope_freqs.weight", EW_DTYPE_F32, 1, dims, err));
+    assert_ok(ew_gguf_writer_begin(w, err));
+    for (size_t i = 0; i < ew_gguf_n_tensors(g); i++) {
+        assert_ok(ew_gguf_write_tensor(w, i, ew_gguf_tensor(g, i)->data, err));
+    }
+    assert_ok(ew_gguf_write(w, factors, sizeof(factors), err));
+    assert_ok(ew_gguf_writer_commit(w, err));
+    logits(path_of("plain.gguf"), plain);
+    logits(path_of("both.gguf"), want);
+    assert_true(memcmp(plain, want, 67 * sizeof(float)) != 0);
+    ew_model *m = NULL;
+    assert_ok(ew_model_open(path_of("both.gguf"), NULL, &m, err));
+    assert_ok(ew_model_save_gguf(m, path_of("again.gguf"), NULL, err));
+    ew_model_unref(&m);
+    logits(path_of("again.gguf"), got);
+    assert_memory_equal(want, got, 67 * sizeof(float));
+    EW_AUTO(ew_gguf) again = NULL;
+    char note[8];
+    assert_ok(ew_gguf_open(path_of("again.gguf"), &again, err));
+    assert_true(ew_gguf_get_str_copy(again, "somebody.note", note, sizeof(note)));
+    assert_string_equal(note, "kept");
+}
+
+static void what_gguf_cannot_say_is_not_written(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *family, *says;
+    } list[] = {{"opt", "no architecture for 'opt'"},
+                {"gptneo", "no architecture for 'gptneo'"},
+                {"gemma2-scale", "query_pre_attn_scalar"}};
+    for (size_t i = 0; i < EW_COUNT(list); i++) {
+        ew_model *m = open_hf(list[i].family);
+        ew_error why = EW_ERROR_INIT;
+        assert_int_equal(ew_model_save_gguf(m, path_of("no.gguf"), NULL, &why), EW_EUNSUPPORTED);
+        if (strstr(why.msg, list[i].says) == NULL) {
+            fail_msg("%s: %s", list[i].family, why.msg);
+        }
+        assert_false(ew_file_exists(path_of("no.gguf")));
+        ew_model_unref(&m);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_adapter_reaches_every_linear_layer),
+        cmocka_unit_test(modules_have_the_names_of_their_family),
+        cmocka_unit_test(training_is_refused_by_the_feature_it_lacks),
+        cmocka_unit_test(a_session_refuses_what_the_model_cannot),
+        cmocka_unit_test(encoders_encode_and_decoders_decode),
+        cmocka_unit_test(copies_are_counted),
+        cmocka_unit_test(scaling_and_stored_divisors_survive_saving_twice),
+        cmocka_unit_test(what_gguf_cannot_say_is_not_written),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
