@@ -1,6 +1,7 @@
 /* The machine's limits come out as rates that a machine can have. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
