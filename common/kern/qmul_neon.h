@@ -353,7 +353,7 @@ Q_INLINE void dot_quad(ew_dtype t, int N, const uint8_t *const row[4], const ew_
     for (size_t b = 0; b < x->C / 32; b += per) {
         float32x4_t s[16], m[16];
         scales(t, p, s, m);
-#pragma GCC unroll 8
+#pragma GCC unroll 2
         for (size_t g = 0; g < per; g++) {
             int8x16_t q[8];
 #pragma GCC unroll 4
