@@ -117,6 +117,7 @@ static ew_status sequence_item(ew__run *r, const ew__val *v, int64_t i, ew__val 
     uint32_t cp;
     size_t len = ew_utf8_next(v->u.s.p + at, v->u.s.n - at, &cp);
     *ret = ew__of_str(ew__sub(v->u.s, at, at + len));
+    ret->markup = v->markup;
     return EW_OK;
 }
 

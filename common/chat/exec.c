@@ -137,7 +137,9 @@ static ew_status exec_block(ew__run *r, const ew__node *n)
     if (n->type == EW__N_SET_BLOCK) {
         return assign(r, n->a, v);
     }
-    EW_TRY(ew__str_of(r, &v, &v));
+    if (v.kind != EW__STR) {
+        return ew__fail(r, EW_EINVAL, "a filter block gives %s, not text", ew__type_name(&v));
+    }
     return emit(r, v.u.s);
 }
 

@@ -160,7 +160,10 @@ static ew_status f_indent(ew__run *r, const ew__val *in, const ew__args *a, ew__
     ew__sb b = {.r = r};
     EW_TRY(ew__bind_args(r, a, "indent", names, 3, 0, v));
     EW_TRY(indent_with(r, &v[0], &by));
-    EW_TRY(soft(r, in, &s));
+    if (in->kind != EW__STR) {
+        return ew__fail(r, EW_EINVAL, "indent of %s, not a string", ew__type_name(in));
+    }
+    s = in->u.s;
     EW_TRY(ew__new_list(r, EW__LIST_LIST, 4, &lines));
     ew__sb with_end = {.r = r}; /* Jinja adds a newline before it splits */
     ew__val text;

@@ -65,11 +65,8 @@ static ew_status split_space(ew__run *r, ew__str s, int64_t max, ew__list *out)
         bool space = ew__py_space(cp);
         if (!space && begin == SIZE_MAX) {
             begin = i;
-            if (max >= 0 && (int64_t)out->n >= max) { /* the rest, without the whitespace at its end */
-                ew__val rest;
-                const ew__val none = {.kind = EW__ABSENT};
-                EW_TRY(ew__strip(r, ew__sub(s, i, s.n), &none, false, true, &rest));
-                return ew__push(r, out, rest);
+            if (max >= 0 && (int64_t)out->n >= max) {
+                break; /* the rest, with the whitespace at its end */
             }
         } else if (space && begin != SIZE_MAX) {
             EW_TRY(ew__push(r, out, ew__of_str(ew__sub(s, begin, i))));

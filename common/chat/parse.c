@@ -704,11 +704,16 @@ static ew_status whole_body(parser *p, const char *end, ew__node **ret)
     return EW_OK;
 }
 
+static ew_status parse_target(parser *p, bool attrs, ew__node **ret);
+
 static ew_status parse_target_one(parser *p, bool attrs, ew__node **ret)
 {
     const ew__token *t = p->tok;
     if (skip_op(p, EW__OP_LPAREN)) {
-        return fail_at(p, t, EW_EUNSUPPORTED, "a target in parentheses", NULL, 0);
+        EW_TRY(enter(p));
+        EW_TRY(parse_target(p, attrs, ret));
+        p->depth--;
+        return expect_op(p, EW__OP_RPAREN, "')' is expected");
     }
     EW_TRY(expect_name(p, &t));
     if (is_keyword(t)) {
@@ -740,7 +745,7 @@ static ew_status parse_target(parser *p, bool attrs, ew__node **ret)
     ew__node **tail = &tuple->a->next;
     while (skip_op(p, EW__OP_COMMA)) {
         ew__node *n = NULL;
-        if (p->tok->type != EW__T_NAME || is_name(p, "in")) {
+        if ((p->tok->type != EW__T_NAME && !is_op(p, EW__OP_LPAREN)) || is_name(p, "in")) {
             break;
         }
         EW_TRY(parse_target_one(p, attrs, &n));
@@ -975,6 +980,9 @@ static ew_status parse_body(parser *p, const char *const *ends, ew__node **ret)
             return EW_OK;
         } else {
             char what[64];
+            while (ends[1] != NULL) {
+                ends++;
+            }
             (void)snprintf(what, sizeof(what), "a tag is not closed: '%s' is missing", ends[0]);
             return fail_at(p, begin, EW_ECORRUPT, what, NULL, 0);
         }
