@@ -32,11 +32,51 @@ static ew_status opt_array(const ew_gguf *g, const char *key, size_t n, ew_gguf_
     return EW_OK;
 }
 
-/* End-of-turn pieces that some files do not mark as control; llama.cpp overrides the same ones. */
+/* Pieces that end a turn or frame code to be filled in, which some files do not mark as control; llama.cpp overrides the same ones. */
 static bool is_always_control(ew_span s)
 {
-    static const char *const names[] = {"<|eot_id|>",    "<|im_end|>",    "<|im_start|>", "<|end|>",
-                                        "<end_of_turn>", "<|endoftext|>", "<EOT>"};
+    static const char *const names[] = {"<|eot_id|>",
+                                        "<|im_end|>",
+                                        "<|im_start|>",
+                                        "<|end|>",
+                                        "<end_of_turn>",
+                                        "<|endoftext|>",
+                                        "<EOT>",
+                                        "_<EOT>",
+                                        "[EOT]",
+                                        "[EOS]",
+                                        "</s>",
+                                        "<|eom_id|>",
+                                        "<|end_of_text|>",
+                                        "<end_of_utterance>",
+                                        "<eos>",
+                                        "<|return|>",
+                                        "<|call|>",
+                                        "<\xEF\xBD\x9C"
+                                        "end" EW__VOCAB_SPACE "of" EW__VOCAB_SPACE "sentence\xEF\xBD\x9C>",
+                                        "<|fim_prefix|>",
+                                        "<fim-prefix>",
+                                        "<fim_prefix>",
+                                        "<PRE>",
+                                        EW__VOCAB_SPACE "<PRE>",
+                                        "<|fim_suffix|>",
+                                        "<fim-suffix>",
+                                        "<fim_suffix>",
+                                        "<SUF>",
+                                        EW__VOCAB_SPACE "<SUF>",
+                                        "<|fim_middle|>",
+                                        "<fim-middle>",
+                                        "<fim_middle>",
+                                        "<MID>",
+                                        EW__VOCAB_SPACE "<MID>",
+                                        "<|fim_pad|>",
+                                        "<fim-pad>",
+                                        "<fim_pad>",
+                                        "<|fim_repo|>",
+                                        "<|repo_name|>",
+                                        "<fim-repo>",
+                                        "<reponame>",
+                                        "<|file_sep|>"};
     for (size_t i = 0; i < EW_COUNT(names); i++) {
         if (s.size == strlen(names[i]) && memcmp(s.data, names[i], s.size) == 0) {
             return true;

@@ -90,12 +90,15 @@ static ew_status fill_added(const hf *h, const json_t *added, slot *slots, ew_er
         EW_TRY(ew_json_opt_bool(item, h->name, "rstrip", &rstrip, reterr));
         EW_TRY(ew_json_opt_bool(item, h->name, "single_word", &word, reterr));
         EW_TRY(ew_json_opt_bool(item, h->name, "normalized", &normalized, reterr));
+        bool counts = h->v->kind == EW_TOKENIZER_UNIGRAM || h->v->kind == EW_TOKENIZER_WORDPIECE;
+        bool added_only = counts && slots[id].text == NULL;
         slots[id].text = text;
         slots[id].size = json_string_length(json_object_get(item, "content"));
         slots[id].type = special ? EW_PIECE_CONTROL : EW_PIECE_USER_DEFINED;
         slots[id].attr =
             (uint8_t)((lstrip ? EW_PIECE_LSTRIP : 0) | (rstrip ? EW_PIECE_RSTRIP : 0) |
-                      (word ? EW_PIECE_SINGLE_WORD : 0) | (normalized && !special ? EW_PIECE_NORMALIZED : 0));
+                      (word ? EW_PIECE_SINGLE_WORD : 0) | (normalized && !special ? EW_PIECE_NORMALIZED : 0) |
+                      (added_only ? EW_PIECE_ADDED : 0));
     }
     return EW_OK;
 }

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "text/utf8.h"
 
-#define MATCH_LIMIT 10000000u
+#define MATCH_LIMIT ((size_t)10000000)
 #define DEPTH_LIMIT 100000u
 #define HEAP_LIMIT_KIB (64u * 1024)
 #define JIT_STACK_MAX (8u * 1024 * 1024)
@@ -81,7 +81,6 @@ ew_status ew_regex_match_new(const ew_regex *r, ew_regex_match **ret_match, ew_e
     if (m == NULL || m->data == NULL || m->limits == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "no memory for a regular expression");
     }
-    (void)pcre2_set_match_limit(m->limits, MATCH_LIMIT);
     (void)pcre2_set_depth_limit(m->limits, DEPTH_LIMIT);
     (void)pcre2_set_heap_limit(m->limits, HEAP_LIMIT_KIB);
     m->stack = pcre2_jit_stack_create(32 * 1024, JIT_STACK_MAX, NULL);
@@ -112,6 +111,8 @@ ew_status ew_regex_find(ew_regex_match *m, const char *s, size_t size, size_t st
     if (start > size) {
         return EW_ENOENT;
     }
+    /* One greedy repeat may have to give back the whole text, once. */
+    (void)pcre2_set_match_limit(m->limits, (uint32_t)EW_MIN(MATCH_LIMIT + size * 8, (size_t)UINT32_MAX));
     int rc = pcre2_match(m->code, (PCRE2_SPTR)(size > 0 ? s : ""), size, start, PCRE2_NO_UTF_CHECK, m->data, m->limits);
     if (rc == PCRE2_ERROR_NOMATCH) {
         return EW_ENOENT;

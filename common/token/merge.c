@@ -179,15 +179,37 @@ static ew_status emit(ew__encoder *e, const char *s, size_t n)
     return EW_OK;
 }
 
+static ew_status merge_stretch(ew__encoder *e, const char *s, size_t size);
+
+/* Bytes that stand together in no piece are never merged: a long word is done in parts. */
+static ew_status merge_parts(ew__encoder *e, const char *s, size_t size)
+{
+    const uint64_t *touch = e->tok->byte_touch;
+    size_t begin = 0;
+    for (size_t i = 1; i < size; i++) {
+        unsigned pair = (unsigned char)s[i - 1] * 256u + (unsigned char)s[i];
+        if ((touch[pair / 64] >> pair % 64 & 1) == 0) {
+            EW_TRY(merge_stretch(e, s + begin, i - begin));
+            begin = i;
+        }
+    }
+    return merge_stretch(e, s + begin, size - begin);
+}
+
 ew_status ew__merge(ew__encoder *e, const char *s, size_t size)
 {
-    size_t n = 0;
     if (e->tok->v->kind == EW_TOKENIZER_UNIGRAM) {
         return ew__unigram(e, s, size);
     }
     if (e->tok->v->kind == EW_TOKENIZER_WORDPIECE) {
         return ew__wordpiece(e, s, size);
     }
+    return e->tok->v->kind == EW_TOKENIZER_BPE ? merge_parts(e, s, size) : merge_stretch(e, s, size);
+}
+
+static ew_status merge_stretch(ew__encoder *e, const char *s, size_t size)
+{
+    size_t n = 0;
     EW_TRY(first_syms(e, s, size, &n));
     if (n > 0) {
         e->sym[n - 1].next = EW__NONE;

@@ -9,7 +9,7 @@
 #include "text/utf8.h"
 #include "token/token_int.h"
 
-#define MARKS_MAX 4096u /* marks in a row that are put into canonical order together: ordering is quadratic in them */
+#define MARKS_MAX 512u /* marks in a row that are put into canonical order together: ordering is quadratic in them */
 
 /* Characters ----------------------------------------------------------------------------------------------------- */
 

@@ -141,6 +141,7 @@ struct ew_tokenizer {
     int32_t *result;      /* [n_merges] piece that the merge gives */
     uint32_t *rank;       /* [n] SPM: 0 = best score, equal scores equal ranks */
     ew__u64map touching;  /* (code point, next code point) that stand together in some piece of plain */
+    uint64_t *byte_touch; /* BPE: bit 256 a + b: a piece has byte b after byte a */
     bool cuts;            /* touching is complete: no merge crosses other neighbours */
     bool fuses;           /* neighbouring unknown characters become one piece */
     ew__trie always;      /* user-defined pieces */

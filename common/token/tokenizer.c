@@ -62,6 +62,7 @@ void ew_tokenizer_free(ew_tokenizer **tp)
     ew_free(t->bytes_end);
     ew_free(t->result);
     ew_free(t->rank);
+    ew_free(t->byte_touch);
     ew_free(t->eog);
     ew_vocab_free(&t->v);
     ew_free(t);
@@ -270,6 +271,26 @@ static ew_status make_touching(ew_tokenizer *t, ew_error *reterr)
     return EW_OK;
 }
 
+/* The same for bytes. */
+static ew_status make_byte_touch(ew_tokenizer *t, ew_error *reterr)
+{
+    t->byte_touch = ew_calloc(65536 / 64, sizeof(*t->byte_touch));
+    if (t->byte_touch == NULL) {
+        return no_memory(reterr, EW_ENOMEM);
+    }
+    for (size_t i = 0; i < t->v->n; i++) {
+        if (!may_merge_to(t->v, i)) {
+            continue;
+        }
+        size_t begin = i == 0 ? 0 : t->bytes_end[i - 1];
+        for (size_t k = begin + 1; k < t->bytes_end[i]; k++) {
+            unsigned pair = (unsigned char)t->bytes[k - 1] * 256u + (unsigned char)t->bytes[k];
+            t->byte_touch[pair / 64] |= UINT64_C(1) << pair % 64;
+        }
+    }
+    return EW_OK;
+}
+
 static ew_status make_pretok(ew_tokenizer *t, ew_error *reterr)
 {
     const ew_split *splits = t->v->splits;
@@ -283,9 +304,23 @@ static ew_status make_pretok(ew_tokenizer *t, ew_error *reterr)
 /* Spellings that end a turn or a text in the known families (llama.cpp's list). */
 static ew_status make_eog(ew_tokenizer *t, ew_error *reterr)
 {
-    static const char *const names[] = {"<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",    "<|eom_id|>",
-                                        "<|im_end|>",    "<|end|>",         "<end_of_turn>", "</s>",
-                                        "<EOT>",         "<|end_story|>"};
+    static const char *const names[] = {"<|endoftext|>",
+                                        "<|end_of_text|>",
+                                        "<|eot_id|>",
+                                        "<|eom_id|>",
+                                        "<|im_end|>",
+                                        "<|end|>",
+                                        "<end_of_turn>",
+                                        "</s>",
+                                        "<EOT>",
+                                        "<|end_story|>",
+                                        "_<EOT>",
+                                        "[EOT]",
+                                        "<|return|>",
+                                        "<|call|>",
+                                        "<end_of_utterance>",
+                                        "<\xEF\xBD\x9C"
+                                        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"};
     t->eog = ew_calloc(t->v->n, sizeof(*t->eog));
     if (t->eog == NULL) {
         return no_memory(reterr, EW_ENOMEM);
@@ -309,7 +344,8 @@ static ew_status make_kind(ew_tokenizer *t, ew_error *reterr)
 {
     switch (t->v->kind) {
     case EW_TOKENIZER_BPE:
-        return make_merges(t, reterr);
+        EW_TRY(make_merges(t, reterr));
+        return make_byte_touch(t, reterr);
     case EW_TOKENIZER_CHAR_BPE:
         EW_TRY(make_merges(t, reterr));
         return make_touching(t, reterr);

@@ -24,7 +24,7 @@ ew_status ew__unigram_init(ew_tokenizer *t, ew_error *reterr)
             min = EW_MIN(min, ew_vocab_score(v, i));
             max = EW_MAX(max, ew_vocab_score(v, i));
         }
-        if (v->type[i] == EW_PIECE_NORMAL || (user && v->sp)) { /* otherwise they were taken out of the text */
+        if (v->type[i] == EW_PIECE_NORMAL || (user && (v->attr[i] & EW_PIECE_ADDED) == 0)) {
             ew_span s = ew_vocab_text(v, (int32_t)i);
             if (ew__trie_add(&t->lattice, s.data, s.size, (uint32_t)i) != EW_OK) {
                 return ew_fail(reterr, EW_ENOMEM, "no memory for a tokenizer");
@@ -151,7 +151,8 @@ ew_status ew__wordpiece_init(ew_tokenizer *t, ew_error *reterr)
     ew_status st = EW_OK;
     for (size_t i = 0; i < v->n && st == EW_OK; i++) {
         ew_span s = ew_vocab_text(v, (int32_t)i);
-        if (v->type[i] != EW_PIECE_NORMAL) {
+        bool user = v->type[i] == EW_PIECE_USER_DEFINED && (v->attr[i] & EW_PIECE_ADDED) == 0;
+        if (v->type[i] != EW_PIECE_NORMAL && !user) {
             continue;
         }
         if (s.size > 2 && memcmp(s.data, "##", 2) == 0) {

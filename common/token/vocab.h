@@ -43,7 +43,8 @@ typedef enum ew_piece_type {
 #define EW_PIECE_RSTRIP (1u << 1)      /* swallows spaces after it */
 #define EW_PIECE_SINGLE_WORD (1u << 2) /* not next to a letter, digit or underscore */
 #define EW_PIECE_NORMALIZED (1u << 3)  /* user-defined: looked for in the normalised text, not in the text as given */
-#define EW_PIECE_ATTRS 15u
+#define EW_PIECE_ADDED (1u << 4)       /* user-defined: no piece of the model itself (UNIGRAM, WORDPIECE) */
+#define EW_PIECE_ATTRS 31u
 
 typedef struct ew_merge {
     int32_t left, right; /* piece ids; the result is the piece with the joined text */

@@ -241,10 +241,171 @@ def spm():
     w.close()
 
 
+WIDE = [
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea\U0001f1eb\U0001f1f7 \u2764\ufe0f 1\ufe0f\u20e3", "สวัสดีชาวโลก ภาษาไทย น้ำ", "السَّلَامُ عَلَيْكُمْ ٣٤٥", "שלום עולם",
+    "Ελληνικά ΟΔΥΣΣΕΥΣ \u00df \u0149 \u01f0", "\u0130stanbul \u0131I \u0130i", "Tiếng Việt", "\u2167 \u3392 \ufb01 \uff21\uff22\uff11 \u337f \u00bd \u00b2 \ufdfa", "\u0344 \u0958 \u0e33", "a\u0300\u0316\u0301\u0317b",
+    "nbsp\u00a0x \u180e mvs \u2028ls\u2029ps \x85nel \x1c fs \x0b\x0c", "\u200e\u200f\u200b \u00ad soft", "## a##b ##ing", "[CLS] x [SEP] [UNK]", "`` '' ``quoted''", "CamelCaseWordsAndABCDef HTTPServer \u01c5 \u01c4",
+    "x" * 120, "a" * 100 + " " + "b" * 101, "ab" * 150, "é" * 80, "字" * 60, "\n" * 40, "\t" * 20 + "x", "  lead and trail  ", "a  b   c    d", "\r\r\n\n", "12345678901234567890", "!!!???...;;;---===___+++~~~```^^^$$$|||<<<>>>",
+    "MiXed <keep> MIXED mixed", "words word aword word.", "x<keep>y the model<keep>", "\uff5e\u2018q\u2019 \u3000\u3002 \u4e00\u9fa5\uac00", "\u00b2\u00b3\u00b9\u00bc\u00bd\u00be \uff13", "1\u00b2 12\u00be3456",
+]
+BAD = ["ff", "61ff62", "c3", "61e4b8", "f09f98", "eda08078", "c080", "78808079", "f4908080", "e28181e28182"]
+RULES = "".join("%X\t%s\n" % (ord(c), " ".join("%X" % ord(x) for x in to)) for c, to in (
+    ("\t", " "), ("\n", " "), ("\r", " "), ("\u00a0", " "), ("\u3000", " "), ("\u2028", " "), ("\ufb01", "fi"), ("\u00bd", "1/2"), ("\uff21", "A"), ("\uff22", "B"),
+    ("\uff11", "1"), ("\u337f", "株式会社"), ("\u2167", "VIII"), ("\u00ad", ""), ("\u200b", ""), ("\u00df", "ss"), ("\u00b2", "2")))
+RULES += "65 301\tE9\n41 30A\tC5\n"  # e + acute, A + ring
+
+
+def more_cases(encode, special):
+    rows = cases(encode, lambda ids: "", special)
+    for r in rows:
+        r.pop("decoded", None)
+    return rows + [{"text": t, "ids": encode(t, False)} for t in WIDE]
+
+
+def hf_more(name, tok, trainer, config=None, files=None, extra=()):
+    tok.train_from_iterator(corpus() + [t for t in WIDE if "\n" not in t], trainer)
+    # The special ones last: the copy without them keeps the ids of the others.
+    tok.add_tokens([AddedToken("<keep>", normalized=False)] + list(extra))
+    tok.add_special_tokens([AddedToken("<|a|>", normalized=False), AddedToken("<|b|>", normalized=False, rstrip=True)])
+    j = json.loads(tok.to_str())
+    plain = json.loads(tok.to_str())
+    plain["added_tokens"] = [t for t in plain["added_tokens"] if not t["special"]]
+    plain = Tokenizer.from_str(json.dumps(plain))
+
+    def encode(t, sp):
+        return (tok if sp else plain).encode(t, add_special_tokens=False).ids
+
+    out = {"tokenizer.json": json.dumps(j, ensure_ascii=False, separators=(",", ":"))} if files is None else files(j)
+    if config is not None:
+        out["tokenizer_config.json"] = json.dumps(config)
+    write(name, out, more_cases(encode, True))
+
+
+def sentencepiece_model(name, **options):
+    model = io.BytesIO()
+    text = corpus() + [t for t in WIDE if "\n" not in t]
+    rules = "rules.tsv"  # the name is kept in the model
+    os.chdir(HERE)
+    with open(rules, "w", encoding="utf-8") as f:
+        f.write(RULES)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_writer=model, vocab_size=600, character_coverage=0.98, hard_vocab_limit=False,
+        normalization_rule_tsv=rules, num_threads=1, minloglevel=2, **options)
+    os.remove(rules)
+    sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    rows = [r for r in more_cases(lambda t, _: sp.encode(t.encode()), False) if "\x00" not in r["text"]]
+    write(name, {}, rows)
+    with open(os.path.join(HERE, name, "cases.jsonl"), "a") as f:
+        for h in BAD:
+            f.write(json.dumps({"text_hex": h, "ids": sp.encode(bytes.fromhex(h))}, separators=(",", ":")) + "\n")
+    with open(os.path.join(HERE, name, "tokenizer.model"), "wb") as f:
+        f.write(model.getvalue())
+    return model.getvalue()
+
+
+def charsmap(model):
+    """precompiled_charsmap of a SentencePiece model: field 2 of field 3."""
+    def fields(b):
+        i = 0
+
+        def varint():
+            nonlocal i
+            n = shift = 0
+            while True:
+                c = b[i]
+                i += 1
+                n |= (c & 127) << shift
+                shift += 7
+                if c < 128:
+                    return n
+        while i < len(b):
+            tag = varint()
+            if tag & 7 == 2:
+                n = varint()
+                yield tag >> 3, b[i:i + n]
+                i += n
+            elif tag & 7 == 0:
+                varint()
+            else:
+                i += 4 if tag & 7 == 5 else 8
+    return next(b2 for k, b in fields(model) if k == 3 for k2, b2 in fields(b) if k2 == 2)
+
+
+def added_dict(j):
+    return {str(a["id"]): {k: a[k] for k in ("content", "lstrip", "normalized", "rstrip", "single_word", "special")} for a in j["added_tokens"]}
+
+
+def more_kinds():
+    # SentencePiece's own files: normalisation, byte fallback or unknown pieces, user-defined pieces.
+    uni = sentencepiece_model("spm-unigram", model_type="unigram", user_defined_symbols=["<keep>", "the model", "ab"])
+    sentencepiece_model("spm-unigram-bytes", model_type="unigram", byte_fallback=True, remove_extra_whitespaces=False, split_digits=True)
+    sentencepiece_model("spm-bpe", model_type="bpe", byte_fallback=True, user_defined_symbols=["<keep>", "the model", "ab"])
+    chars = charsmap(uni)
+    unigram = lambda n: trainers.UnigramTrainer(vocab_size=n, special_tokens=["<p>", "<e>", "<u>"], unk_token="<u>", show_progress=False)
+
+    t = Tokenizer(models.Unigram())
+    t.normalizer = normalizers.Sequence([normalizers.Precompiled(chars), normalizers.Replace(Regex(" {2,}"), " ")])
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    t.post_processor = processors.TemplateProcessing(single="$A <e>", special_tokens=[("<e>", 1)])
+    t.decoder = decoders.Metaspace()
+    hf_more("unigram-t5", t, unigram(400))
+
+    t = Tokenizer(models.Unigram())
+    t.normalizer = normalizers.Sequence([
+        normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(), normalizers.Strip()])
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.decoder = decoders.Metaspace()
+    hf_more("unigram-lower", t, unigram(400), extra=[AddedToken("MiXed", normalized=True), AddedToken("word", single_word=True, normalized=False), AddedToken("<m>", lstrip=True, normalized=False)])
+
+    def words(**options):
+        t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        t.normalizer = normalizers.BertNormalizer(**options)
+        t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        t.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        t.decoder = decoders.WordPiece()
+        return t, trainers.WordPieceTrainer(vocab_size=500, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False)
+
+    t, tr = words()
+    hf_more("wordpiece", t, tr)
+    t, tr = words(lowercase=False)
+    def pieces(j):
+        vocab = j["model"]["vocab"]
+        return {"vocab.txt": "".join(k + "\n" for k in sorted(vocab, key=vocab.get)),
+                "tokenizer_config.json": json.dumps({"do_lower_case": False, "tokenizer_class": "BertTokenizer", "added_tokens_decoder": added_dict(j)})}
+    hf_more("wordpiece-txt", t, tr, files=pieces)
+
+    split = lambda p: pre_tokenizers.Split(Regex(p), "isolated")
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    short = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    gpt4o = (r"[^\r\n\p{L}\p{N}]?" + upper + "*" + lower + "+" + short + r"|[^\r\n\p{L}\p{N}]?" + upper + "+" + lower + "*" + short +
+             r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    deepseek3 = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+").replace('\\"', '"')
+    for name, steps in (("bpe-gpt4o", [split(gpt4o), plain]),
+                        ("bpe-deepseek3", [split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"), split(deepseek3), plain]),
+                        ("bpe-falcon", [pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.Digits(), split("[0-9][0-9][0-9]")])):
+        t = Tokenizer(models.BPE())
+        t.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        t.decoder = decoders.ByteLevel()
+        hf_more(name, t, byte_trainer(500))
+
+    # The older files of GPT-2: vocab.json and merges.txt.
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.decoder = decoders.ByteLevel()
+
+    def old(j):
+        return {"vocab.json": json.dumps(j["model"]["vocab"], ensure_ascii=False, separators=(",", ":")),
+                "merges.txt": "#version: 0.2\n" + "".join(" ".join(m) + "\n" for m in j["model"]["merges"]),
+                "tokenizer_config.json": json.dumps({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "bos_token": "<|endoftext|>", "eos_token": "<|b|>", "added_tokens_decoder": added_dict(j)})}
+    hf_more("bpe-merges", t, byte_trainer(500), files=old)
+
+
 def main():
     byte_level()
     char_level()
     spm()
+    more_kinds()
     with open(os.path.join(HERE, "VERSIONS"), "w") as f:
         f.write("made %s with python %s, tokenizers %s, sentencepiece %s, gguf %s\n" % (
             datetime.date.today().isoformat(), sys.version.split()[0], tokenizers.__version__, sentencepiece.__version__, "0.19.0"))

@@ -228,6 +228,103 @@ static void scores_as_sentencepiece(void **state)
     check_cases(tok2, dir);
 }
 
+static void sentencepiece_unigram_model_as_sentencepiece(void **state)
+{
+    (void)state;
+    hf_dir("spm-unigram", NULL);
+}
+
+static void sentencepiece_unigram_model_with_bytes_as_sentencepiece(void **state)
+{
+    (void)state;
+    hf_dir("spm-unigram-bytes", NULL);
+}
+
+static void sentencepiece_bpe_model_as_sentencepiece(void **state)
+{
+    (void)state;
+    hf_dir("spm-bpe", NULL);
+}
+
+static void unigram_of_t5_as_tokenizers(void **state)
+{
+    (void)state;
+    hf_dir("unigram-t5", NULL);
+}
+
+static void unigram_of_normalised_text_as_tokenizers(void **state)
+{
+    (void)state;
+    hf_dir("unigram-lower", NULL);
+}
+
+static void wordpiece_lower_cased_as_tokenizers(void **state)
+{
+    (void)state;
+    hf_dir("wordpiece", NULL);
+}
+
+static void wordpiece_from_vocab_txt_as_tokenizers(void **state)
+{
+    (void)state;
+    hf_dir("wordpiece-txt", NULL);
+}
+
+static void byte_level_gpt4o_as_tokenizers(void **state)
+{
+    (void)state;
+    hf_dir("bpe-gpt4o", "gpt-4o");
+}
+
+static void byte_level_deepseek3_as_tokenizers(void **state)
+{
+    (void)state;
+    hf_dir("bpe-deepseek3", "deepseek-v3");
+}
+
+static void byte_level_with_steps_after_it_as_tokenizers(void **state)
+{
+    (void)state;
+    hf_dir("bpe-falcon", NULL);
+}
+
+static void byte_level_from_merges_txt_as_tokenizers(void **state)
+{
+    (void)state;
+    hf_dir("bpe-merges", "gpt-2");
+}
+
+/* What a text begins and ends with by the files' own word. */
+static void assert_ends(const char *name, const char *first, const char *last)
+{
+    ew_error err = EW_ERROR_INIT;
+    char dir[900];
+    EW_AUTO(ew_vocab) v = NULL;
+    EW_AUTO_TOKENS ids = {0};
+    golden_dir(dir, sizeof(dir), name);
+    CHECK(ew_vocab_from_hf(dir, &v, &err));
+    EW_AUTO(ew_tokenizer) tok = make(v);
+    CHECK(ew_tokenizer_encode(tok, "the", 3, EW_ENCODE_BOS | EW_ENCODE_EOS_ASKED, &ids, &err));
+    assert_true(ids.n >= 1);
+    ew_span begin = ew_tokenizer_raw(tok, ids.id[0]);
+    ew_span end = ew_tokenizer_raw(tok, ids.id[ids.n - 1]);
+    assert_int_equal(first != NULL, begin.size == strlen(first != NULL ? first : "") &&
+                                        memcmp(begin.data, first != NULL ? first : "", begin.size) == 0);
+    assert_int_equal(last != NULL, end.size == strlen(last != NULL ? last : "") &&
+                                       memcmp(end.data, last != NULL ? last : "", end.size) == 0);
+}
+
+static void ends_of_a_text_are_what_the_files_say(void **state)
+{
+    (void)state;
+    assert_ends("wordpiece", "[CLS]", "[SEP]");
+    assert_ends("wordpiece-txt", "[CLS]", "[SEP]");
+    assert_ends("unigram-t5", NULL, "<e>");
+    assert_ends("spm-bpe", "<s>", NULL);
+    assert_ends("bpe-merges", "<|endoftext|>", NULL);
+    assert_ends("bpe-gpt4o", NULL, NULL);
+}
+
 /* With EW_SHARED ------------------------------------------------------------------------------------------------ */
 
 static const char *shared_or_skip(void)
@@ -352,6 +449,18 @@ int main(void)
         cmocka_unit_test(characters_with_metaspace_first_as_tokenizers),
         cmocka_unit_test(characters_without_bytes_fuse_the_unknown_as_tokenizers),
         cmocka_unit_test(scores_as_sentencepiece),
+        cmocka_unit_test(sentencepiece_unigram_model_as_sentencepiece),
+        cmocka_unit_test(sentencepiece_unigram_model_with_bytes_as_sentencepiece),
+        cmocka_unit_test(sentencepiece_bpe_model_as_sentencepiece),
+        cmocka_unit_test(unigram_of_t5_as_tokenizers),
+        cmocka_unit_test(unigram_of_normalised_text_as_tokenizers),
+        cmocka_unit_test(wordpiece_lower_cased_as_tokenizers),
+        cmocka_unit_test(wordpiece_from_vocab_txt_as_tokenizers),
+        cmocka_unit_test(byte_level_gpt4o_as_tokenizers),
+        cmocka_unit_test(byte_level_deepseek3_as_tokenizers),
+        cmocka_unit_test(byte_level_with_steps_after_it_as_tokenizers),
+        cmocka_unit_test(byte_level_from_merges_txt_as_tokenizers),
+        cmocka_unit_test(ends_of_a_text_are_what_the_files_say),
         cmocka_unit_test(llama_cpp_gpt2_lines_are_reproduced),
         cmocka_unit_test(llama_cpp_llama_spm_lines_are_reproduced),
         cmocka_unit_test(llama_cpp_phi3_lines_are_reproduced),
