@@ -74,7 +74,8 @@ ew_status ew_agent_plan(ew_agent *a, const char *task, ew_plan **ret_plan, bool 
 
 typedef struct ew_chat_opt {
     const char *prompt;
-    bool raw;           /* the prompt as it is, instead of the served task's format */
+    /* The prompt is put into the served task's format; before anything was learnt, into the model's own chat template if it has one. */
+    bool raw;           /* the prompt as it is, without these formats */
     bool plain;         /* without the personal adapter */
     uint32_t max_tok;   /* 0 = the task's */
     double temperature; /* 0 = greedy */

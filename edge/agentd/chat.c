@@ -1,11 +1,13 @@
 /* Answers with the model that is served, on the device or with some layers at the coordinator. */
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "agentd/agent_int.h"
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "chat/chat.h"
 #include "model/generate.h"
 #include "peft/lora.h"
 #include "run/prompter.h"
@@ -15,7 +17,7 @@
 #include "text/json.h"
 
 #define OFFLOAD_CALL_MS 10000
-#define RAW_MAX_TOK 256
+#define TASKLESS_MAX_TOK 256
 
 typedef struct chat {
     ew_agent *a;
@@ -26,6 +28,7 @@ typedef struct chat {
     uint32_t rag_k;
     bool heavy;   /* no worker starts while this answer is made */
     bool adapted; /* what was chosen has an adapter */
+    bool decided; /* something was chosen: for the task's format, in which it was tuned and measured */
     ew_model *model;
     ew_lora *lora;
     ew_items items;
@@ -91,6 +94,7 @@ static ew_status read_active(chat *c, ew_error *reterr)
     if (st == EW_ENOENT) {
         st = pick_any_model(c, reterr);
     } else if (st == EW_OK) {
+        c->decided = true;
         EW_TRY(ew_json_get_str(j, "active.json", "model", &model, reterr));
         EW_TRY(ew_json_get_str(j, "active.json", "task", &task, reterr));
         EW_TRY(ew_json_opt_str(j, "active.json", "method", &method, reterr));
@@ -131,11 +135,26 @@ static ew_status load_adapter(chat *c, ew_error *reterr)
     return st == EW_OK ? removed : st;
 }
 
+/* The prompt as a user's turn in the model's own format. What it says cannot become a control token (chat/chat.h). */
+static ew_status load_turn(chat *c, const char *template_text, ew_error *reterr)
+{
+    struct tm now;
+    const time_t t = time(NULL);
+    const ew_chat_message m = {.role = "user", .content = c->opt->prompt};
+    const ew_chat_render_opt opt = {.add_generation_prompt = true, .now = localtime_r(&t, &now)};
+    ew_status st = ew_chat_prompt(ew_model_tokenizer(c->model), template_text, &m, 1, &opt, &c->prompt, reterr);
+    return st == EW_OK ? EW_OK : ew_wrap(reterr, st, "the model's prompt format (chat --raw does without it)");
+}
+
 static ew_status load_prompt(chat *c, ew_error *reterr)
 {
     const ew_tokenizer *tok = ew_model_tokenizer(c->model);
     if (c->opt->raw) {
         return ew_tokenizer_encode(tok, c->opt->prompt, strlen(c->opt->prompt), EW_ENCODE_BOS, &c->prompt, reterr);
+    }
+    const char *template_text = ew_model_chat_template(c->model);
+    if (template_text != NULL && !c->decided) {
+        return load_turn(c, template_text, reterr);
     }
     (void)pthread_mutex_lock(&c->a->vault_lock);
     ew_status st = ew_vault_items(c->a->vault, &c->items, reterr);
@@ -152,7 +171,9 @@ static ew_status load_prompt(chat *c, ew_error *reterr)
 
 static uint32_t max_tokens(const chat *c)
 {
-    return c->opt->max_tok != 0 ? c->opt->max_tok : c->task != NULL ? (uint32_t)c->task->max_answer_tok : RAW_MAX_TOK;
+    return c->opt->max_tok != 0 ? c->opt->max_tok
+           : c->task != NULL    ? (uint32_t)c->task->max_answer_tok
+                                : TASKLESS_MAX_TOK;
 }
 
 /* What the session may take under the agent's limit: a worker beside it counts. 0 = no limit. */
@@ -346,7 +367,7 @@ static bool on_generated(const char *text, size_t size, void *ctx)
 {
     chat *c = ctx;
     /* A task's answer is " " + text: the blank belongs to the format. */
-    while (!c->opt->raw && !c->told && size > 0 && *text == ' ') {
+    while (c->task != NULL && !c->told && size > 0 && *text == ' ') {
         text++;
         size--;
     }
@@ -359,7 +380,7 @@ static ew_status generate(chat *c, bool stream, ew_tokens *ids, ew_generate_stat
     static const char *const newline[] = {"\n"};
     const ew_generate_opt opt = {.max_tok = max_tokens(c),
                                  .stop = newline,
-                                 .n_stop = c->opt->raw ? 0 : 1,
+                                 .n_stop = c->task != NULL ? 1 : 0,
                                  .sampler = {.temperature = (float)c->opt->temperature, .seed = c->opt->seed},
                                  .on_text = stream ? on_generated : NULL,
                                  .ctx = c};
