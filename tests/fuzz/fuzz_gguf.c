@@ -1,10 +1,25 @@
-/* Any bytes as a GGUF file. */
+/* Any bytes as a GGUF file, and the vocabulary that may be in it. */
 #include <string.h>
 
 #include "base/mem.h"
 #include "format/gguf.h"
+#include "model/vocab.h"
+#include "token/tokenizer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void use_vocabulary(const ew_gguf *g)
+{
+    static const char text[] = "Hello <s> world's 12345\n  \xE2\x96\x81x\xF0\x9F\x9A\x80 \xFF\xFE";
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_vocab) v = NULL;
+    EW_AUTO(ew_tokenizer) tok = NULL;
+    EW_AUTO_TOKENS ids = {0};
+    if (ew_vocab_from_gguf(g, &v, &err) == EW_OK && ew_tokenizer_new(v, &tok, &err) == EW_OK) {
+        (void)!ew_tokenizer_encode(tok, text, sizeof(text) - 1, EW_ENCODE_SPECIAL, &ids, &err);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static volatile unsigned sink;
@@ -31,6 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                                  : (unsigned)ew_gguf_array_i64(&a, a.n - 1);
             }
         }
+        use_vocabulary(g);
     }
     ew_gguf_free(&g);
     ew_free(copy);
