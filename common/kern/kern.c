@@ -98,8 +98,8 @@ static bool is_q(ew_dtype t)
     return t != EW_DTYPE_F32 && t != EW_DTYPE_F16 && t != EW_DTYPE_BF16;
 }
 
-/* The arrays of an ew_xq, cut from scratch (NULL: only counted). */
-static size_t carve_xq(uint8_t *scratch, size_t T, size_t C, ew_xq *x)
+/* The arrays of an ew_xq, cut from scratch (NULL: only counted). dot: with those that dot alone needs. */
+static size_t carve_xq(uint8_t *scratch, size_t T, size_t C, bool dot, ew_xq *x)
 {
     size_t nb = C / 32, at = EW_ALIGN_UP(T * C + 64, 64), one = EW_ALIGN_UP(T * nb * 4, 64);
     if (scratch != NULL) {
@@ -110,13 +110,20 @@ static size_t carve_xq(uint8_t *scratch, size_t T, size_t C, ew_xq *x)
         x->m32 = (float *)(void *)(scratch + at + 2 * one);
         x->c16 = (int32_t *)(void *)(scratch + at + 3 * one);
         x->m16 = (float *)(void *)(scratch + at + 5 * one);
+        if (dot) {
+            x->d16 = (float *)(void *)(scratch + at + 7 * one);
+            x->p = (int8_t *)(scratch + at + 9 * one);
+        }
     }
-    return at + 7 * one;
+    return at + 7 * one + (dot ? 2 * one + T * EW_ALIGN_UP(C, EW_XQ_P) : 0);
 }
+
+/* The largest T of any table's dot that needs the extra arrays; more tokens are not quantised for dot, or do without. */
+#define DOT_TOKENS_MAX 32
 
 size_t ew_matmul_scratch(const ew_mat *w, size_t T)
 {
-    return is_q(w->dtype) ? carve_xq(NULL, T, w->cols, NULL) : 0;
+    return is_q(w->dtype) ? carve_xq(NULL, T, w->cols, T <= DOT_TOKENS_MAX, NULL) : 0;
 }
 
 typedef struct q_job {
@@ -186,9 +193,9 @@ static void matmul_q(const ew_exec *e, const ew_mat *const *w, size_t n, const f
     const ew_qkern *k = e->kern->q;
     size_t C = w[0]->cols;
     q_job j = {.k = k, .x = x, .T = T, .w = w, .y = y, .n = n};
-    (void)carve_xq(scratch, T, C, &j.xq);
-    ew_par_for(e->pool, T, EW_MAX((size_t)1, 8192 / C), quant_rows, &j);
     j.dot = k->rows == 0 || T <= k->dot_tokens;
+    (void)carve_xq(scratch, T, C, j.dot && T <= DOT_TOKENS_MAX, &j.xq);
+    ew_par_for(e->pool, T, EW_MAX((size_t)1, 8192 / C), quant_rows, &j);
     j.rows_per_task = j.dot ? EW_MAX((size_t)16, DOT_TASK_ELEMS / C) : k->rows;
     for (size_t i = 0; i < n; i++) {
         j.first_task[i + 1] = j.first_task[i] + (w[i]->rows + j.rows_per_task - 1) / j.rows_per_task;

@@ -40,13 +40,21 @@ typedef struct ew_xq {
     float *d;           /* [T, C/32] max |x| / 127 of a block */
     int32_t *c32, *c16; /* [T, C/32], [T, C/16] -128 * sum of q over 32, over 16 */
     float *m32, *m16;   /* [T, C/32], [T, C/16] d * sum of q over 32, over 16 */
+    /* For dot only, else NULL; quant_x of a table writes them when they are there and the table's dot uses them. */
+    float *d16; /* [T, C/16] d twice */
+    int8_t *p;  /* [T, C up to a multiple of EW_XQ_P] q in another order, as the table's dot wants it */
 } ew_xq;
+#define EW_XQ_P 256
 /* The rows from t on. */
 static inline ew_xq ew__xq_row(const ew_xq *x, size_t t)
 {
-    size_t C = x->C, b = C / 32;
-    return (ew_xq){
-        C, x->q + t * C, x->d + t * b, x->c32 + t * b, x->c16 + 2 * t * b, x->m32 + t * b, x->m16 + 2 * t * b};
+    size_t C = x->C, b = t * (C / 32);
+    ew_xq r = {C, x->q + t * C, x->d + b, x->c32 + b, x->c16 + 2 * b, x->m32 + b, x->m16 + 2 * b, NULL, NULL};
+    if (x->p != NULL) {
+        r.d16 = x->d16 + 2 * b;
+        r.p = x->p + t * EW_ALIGN_UP(C, EW_XQ_P);
+    }
+    return r;
 }
 
 /* A block whose largest magnitude is not above this becomes zeros: 127 / it must be finite. */

@@ -1,9 +1,12 @@
 /* Rows of quantised weights against few tokens, straight from the file's blocks, with AVX-512 VNNI.
  *
- * A step is 256 elements of a row: four vectors of 64 unsigned codes in their natural order, and the scales (and minima) of the
- * step's groups in one vector. vpdpbusd leaves one sum per lane of four elements; lanes are scaled by a permutation of the groups'
- * scales times the activations' scales, and added up only at the end of the row. What the bias of the codes or the
- * minima add is one product of the groups' scales with the sums of activations (m32, m16). */
+ * A step is 256 elements of a row: four vectors of 64 unsigned codes, and the scales (and minima) of the step's groups. vpdpbusd
+ * leaves one sum per lane of four elements; lanes are scaled in f32 and added up only at the end of the row. What the bias of the
+ * codes or the minima add is one product of the groups' scales with the sums of activations (m32, m16). Two orders of the codes:
+ *   natural     a vector is two whole blocks of 32: each vector has scales of its own, permuted out of the step's eight or sixteen;
+ *   transposed  a vector has eight elements of each of the eight blocks (against p of the activations, qmul_avx512.c): the four
+ *               sums add up as integers, and one vector of scales, each twice, does for the step. For the types of which the
+ *               blocks can be permuted cheaply. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -11,10 +14,14 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
+#define MOST 8 /* tokens that a row meets at once */
+/* How far ahead weights are called for when many tokens stand between two loads of them. With up to four tokens the hardware does
+ * as well alone; with eight it falls behind by half. */
+#define AHEAD 4096
 
 typedef struct step {
     __m512i q[4];
-    __m512 s, m; /* 8 (low half) or 16 groups; m only for types with minima */
+    __m512 s, m; /* 8 (low half) or 16 groups, transposed: 8 twice each; m only for types with minima */
 } step;
 
 /* Fills a step from the blocks at p, and reads nothing else. */
@@ -28,6 +35,12 @@ INLINE __m128i load16(const uint8_t *p)
 INLINE __m256i load32(const uint8_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+/* In two halves: a load that crosses lines and finds neither in the cache holds up the others (measured: half the bandwidth). */
+INLINE __m512i load64(const uint8_t *p)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load32(p)), load32(p + 32), 1);
 }
 
 INLINE short half_at(const uint8_t *p)
@@ -94,15 +107,29 @@ INLINE __m512i levels(__m512i index)
     return _mm512_shuffle_epi8(table, index);
 }
 
+/* 16 bytes at p and three times `stride` on. */
+INLINE __m512i four(const uint8_t *p, size_t stride)
+{
+    __m512i v = _mm512_castsi128_si512(load16(p));
+    v = _mm512_inserti32x4(v, load16(p + stride), 1);
+    v = _mm512_inserti32x4(v, load16(p + 2 * stride), 2);
+    return _mm512_inserti32x4(v, load16(p + 3 * stride), 3);
+}
+
 INLINE void load_q4_0(const uint8_t *p, step *o)
 {
-    const __m512i index = _mm512_castsi128_si512(_mm_setr_epi16(0, 9, 18, 27, 36, 45, 54, 63));
+    const __m512i index =
+        _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 9, 9, 18, 18, 27, 27, 36, 36, 45, 45, 54, 54, 63, 63));
     __m512i h = _mm512_permutex2var_epi16(_mm512_loadu_si512(p), index, _mm512_loadu_si512(p + 64));
-    o->s = low8(_mm256_cvtph_ps(_mm512_castsi512_si128(h)));
-    UNROLL for (int i = 0; i < 4; i++)
-    {
-        o->q[i] = nibbles_2(p + 36 * i + 2, p + 36 * i + 20);
-    }
+    o->s = _mm512_cvtph_ps(_mm512_castsi512_si256(h));
+    __m512i z0 = four(p + 2, 18), z1 = four(p + 74, 18);
+    __m512i a = _mm512_permutex2var_epi64(z0, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), z1);
+    __m512i b = _mm512_permutex2var_epi64(z0, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), z1);
+    const __m512i low = _mm512_set1_epi8(15);
+    o->q[0] = _mm512_and_si512(a, low);
+    o->q[1] = _mm512_and_si512(b, low);
+    o->q[2] = _mm512_and_si512(_mm512_srli_epi16(a, 4), low);
+    o->q[3] = _mm512_and_si512(_mm512_srli_epi16(b, 4), low);
 }
 
 INLINE void load_iq4_nl(const uint8_t *p, step *o)
@@ -161,9 +188,11 @@ INLINE void load_q8_0(const uint8_t *p, step *o)
     }
 }
 
+/* Eight bytes, each twice, as floats. */
 INLINE __m512 bytes_8(uint64_t v)
 {
-    return low8(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)v))));
+    __m128i b = _mm_cvtsi64_si128((long long)v);
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(b, b)));
 }
 
 INLINE void load_k45_scales(const uint8_t *p, step *o)
@@ -174,22 +203,38 @@ INLINE void load_k45_scales(const uint8_t *p, step *o)
     o->m = _mm512_mul_ps(half_all(p + 2), bytes_8(m << 32 | (b & 0x3f3f3f3fu)));
 }
 
+/* 128 bytes of nibbles, four times 32 low ones and 32 high ones: the i-th eight of the eight blocks. */
+INLINE __m512i eighths_k(__m512i a, __m512i b, int i)
+{
+    const __m512i index = _mm512_setr_epi64(i, i, 4 + i, 4 + i, 8 + i, 8 + i, 12 + i, 12 + i);
+    const __m512i shift = _mm512_setr_epi64(0, 4, 0, 4, 0, 4, 0, 4);
+    __m512i v = _mm512_srlv_epi64(_mm512_permutex2var_epi64(a, index, b), shift);
+    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+
 INLINE void load_q4_k(const uint8_t *p, step *o)
 {
     load_k45_scales(p, o);
+    __m512i a = load64(p + 16), b = load64(p + 80);
     UNROLL for (int i = 0; i < 4; i++)
     {
-        o->q[i] = twice_shifted(load32(p + 16 + 32 * i), 0, 4, 15);
+        o->q[i] = eighths_k(a, b, i);
     }
 }
 
 INLINE void load_q5_k(const uint8_t *p, step *o)
 {
     load_k45_scales(p, o);
-    __m512i h = _mm512_broadcast_i64x4(load32(p + 16));
+    const __m512i bits =
+        _mm512_setr_epi64(0x0101010101010101, 0x0202020202020202, 0x0404040404040404, 0x0808080808080808,
+                          0x1010101010101010, 0x2020202020202020, 0x4040404040404040, (long long)0x8080808080808080u);
+    __m512i a = load64(p + 48), b = load64(p + 112);
     UNROLL for (int i = 0; i < 4; i++)
     {
-        o->q[i] = add_bits(twice_shifted(load32(p + 48 + 32 * i), 0, 4, 15), h, 2 * i, 2 * i + 1, 16);
+        long long h;
+        memcpy(&h, p + 16 + 8 * i, sizeof(h));
+        __m512i q = eighths_k(a, b, i);
+        o->q[i] = _mm512_mask_add_epi8(q, _mm512_test_epi8_mask(_mm512_set1_epi64(h), bits), q, _mm512_set1_epi8(16));
     }
 }
 
@@ -199,7 +244,7 @@ INLINE void load_q6_k(const uint8_t *p, step *o)
     const __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi8(3);
     UNROLL for (int n = 0; n < 2; n++)
     {
-        __m512i q = _mm512_loadu_si512(p + 64 * n);
+        __m512i q = load64(p + 64 * n);
         __m512i h = _mm512_broadcast_i64x4(load32(p + 128 + 32 * n));
         const __m512i s0 = _mm512_setr_epi64(0, 0, 0, 0, 2, 2, 2, 2), s1 = _mm512_setr_epi64(4, 4, 4, 4, 6, 6, 6, 6);
         __m512i h0 = _mm512_slli_epi16(_mm512_and_si512(_mm512_srlv_epi64(h, s0), two), 4);
@@ -262,12 +307,6 @@ INLINE void load_iq4_xs(const uint8_t *p, step *o)
 
 /* ---- the sums ---- */
 
-typedef struct x_at {
-    const int8_t *q;
-    const float *d, *m32, *m16;
-    size_t C, nb;
-} x_at;
-
 /* Lane l of the i-th 64 codes belongs to group 2 i + l / 8, or 4 i + l / 4. */
 INLINE __m512i group_index(const int G, int i)
 {
@@ -276,20 +315,14 @@ INLINE __m512i group_index(const int G, int i)
     return G == 1 ? _mm512_add_epi32(one, _mm512_set1_epi32(2 * i)) : _mm512_add_epi32(two, _mm512_set1_epi32(4 * i));
 }
 
-/* One step for token t of x, of which `blocks` blocks of 32 exist (8 in the whole steps: no masks). */
-INLINE void add_step(const int G, const bool min, const step *o, const x_at *x, size_t t, size_t b, size_t blocks,
-                     __m512 acc[2], __m512 *rest)
+/* One step for a token, of which `blocks` blocks of 32 exist (8 in the whole steps: no masks). */
+INLINE void add_natural(const int G, const bool min, const step *o, const ew_xq *x, size_t b, size_t blocks,
+                        __m512 acc[2], __m512 *rest)
 {
-    const int8_t *q = x->q + t * x->C + 32 * b;
+    const int8_t *q = x->q + 32 * b;
     const __mmask16 k8 = (__mmask16)((1u << blocks) - 1);
-    __m512 d = _mm512_maskz_loadu_ps(k8, x->d + t * x->nb + b);
-    __m512 m;
-    if (G == 1) {
-        m = _mm512_maskz_loadu_ps(k8, x->m32 + t * x->nb + b);
-    } else {
-        m = _mm512_loadu_ps(x->m16 + 2 * (t * x->nb + b));
-        d = _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), d);
-    }
+    __m512 d = G == 1 ? _mm512_maskz_loadu_ps(k8, x->d + b) : _mm512_loadu_ps(x->d16 + 2 * b);
+    __m512 m = G == 1 ? _mm512_maskz_loadu_ps(k8, x->m32 + b) : _mm512_loadu_ps(x->m16 + 2 * b);
     *rest = _mm512_fmadd_ps(min ? o->m : o->s, m, *rest);
     __m512 sd = _mm512_mul_ps(o->s, d);
     UNROLL for (int i = 0; i < 4; i++)
@@ -304,9 +337,24 @@ INLINE void add_step(const int G, const bool min, const step *o, const x_at *x, 
     }
 }
 
+INLINE void add_transposed(const bool min, const step *o, const ew_xq *x, size_t b, size_t blocks, __m512 acc[2],
+                           __m512 *rest)
+{
+    const int8_t *p = x->p + 32 * b;
+    const __mmask16 k = (__mmask16)((1u << 2 * blocks) - 1);
+    __m512 d = _mm512_maskz_loadu_ps(k, x->d16 + 2 * b), m = _mm512_maskz_loadu_ps(k, x->m16 + 2 * b);
+    *rest = _mm512_fmadd_ps(min ? o->m : o->s, m, *rest);
+    __m512i s0 = _mm512_dpbusd_epi32(_mm512_setzero_si512(), o->q[0], _mm512_loadu_si512(p));
+    __m512i s1 = _mm512_dpbusd_epi32(_mm512_setzero_si512(), o->q[1], _mm512_loadu_si512(p + 64));
+    s0 = _mm512_dpbusd_epi32(s0, o->q[2], _mm512_loadu_si512(p + 128));
+    s1 = _mm512_dpbusd_epi32(s1, o->q[3], _mm512_loadu_si512(p + 192));
+    __m512 f = _mm512_cvtepi32_ps(_mm512_add_epi32(s0, s1));
+    acc[0] = _mm512_fmadd_ps(_mm512_mul_ps(o->s, d), f, acc[0]);
+}
+
 typedef struct dot_type {
     load_fn load;
-    int groups;
+    int groups; /* of 32: 1 or 2; 0: transposed */
     bool min;
     float off;    /* codes are q + off */
     size_t bytes; /* of a step */
@@ -324,58 +372,89 @@ INLINE void load_last(const dot_type d, const uint8_t *w, size_t n, const uint8_
     d.load(w, o);
 }
 
-/* One row, N tokens; the weight ends at `end`. */
-INLINE void dot_row(const dot_type d, const uint8_t *w, const x_at *x, const size_t N, const uint8_t *end, float *y,
-                    size_t ldy)
+INLINE void add_step(const dot_type d, const step *o, const ew_xq *x, size_t b, size_t blocks, __m512 acc[2],
+                     __m512 *rest)
 {
-    __m512 acc[4][2], rest[4];
+    if (d.groups == 0) {
+        add_transposed(d.min, o, x, b, blocks, acc, rest);
+    } else {
+        add_natural(d.groups, d.min, o, x, b, blocks, acc, rest);
+    }
+}
+
+/* One row, N tokens; the weight ends at `end`. */
+INLINE void dot_row(const dot_type d, const uint8_t *w, const ew_xq x[MOST], const size_t N, const uint8_t *end,
+                    float y[MOST])
+{
+    const size_t nb = x[0].C / 32;
+    __m512 acc[MOST][2], rest[MOST];
     UNROLL for (size_t t = 0; t < N; t++)
     {
         acc[t][0] = acc[t][1] = rest[t] = _mm512_setzero_ps();
     }
     size_t b = 0;
     step o;
-    for (; b + 8 <= x->nb; b += 8, w += d.bytes) {
+    for (; b + 8 <= nb; b += 8, w += d.bytes) {
+        for (size_t i = 0; i < d.bytes && N > 4; i += 64) {
+            _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T0);
+        }
         d.load(w, &o);
         UNROLL for (size_t t = 0; t < N; t++)
         {
-            add_step(d.groups, d.min, &o, x, t, b, 8, acc[t], &rest[t]);
+            add_step(d, &o, &x[t], b, 8, acc[t], &rest[t]);
         }
     }
-    if (b < x->nb) {
-        load_last(d, w, x->nb - b, end, &o);
-        const __mmask16 k = (__mmask16)((1u << (x->nb - b)) - 1);
+    if (b < nb) {
+        load_last(d, w, nb - b, end, &o);
+        const __mmask16 k = (__mmask16)((1u << (d.groups == 0 ? 2 : 1) * (nb - b)) - 1);
         o.s = _mm512_maskz_mov_ps(k, o.s);
         o.m = d.min ? _mm512_maskz_mov_ps(k, o.m) : o.s;
         UNROLL for (size_t t = 0; t < N; t++)
         {
-            add_step(d.groups, d.min, &o, x, t, b, x->nb - b, acc[t], &rest[t]);
+            add_step(d, &o, &x[t], b, nb - b, acc[t], &rest[t]);
         }
     }
     UNROLL for (size_t t = 0; t < N; t++)
     {
         __m512 sum = _mm512_add_ps(acc[t][0], acc[t][1]);
-        y[t * ldy] = _mm512_reduce_add_ps(_mm512_fnmadd_ps(_mm512_set1_ps(d.min ? 1.0f : d.off), rest[t], sum));
+        y[t] = _mm512_reduce_add_ps(_mm512_fnmadd_ps(_mm512_set1_ps(d.min ? 1.0f : d.off), rest[t], sum));
     }
 }
 
-INLINE void dot_rows(const dot_type d, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *xq, size_t T,
+/* T <= N tokens; the last fills the places that are left. */
+INLINE void dot_n(const dot_type d, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, const size_t N,
+                  size_t T, float *y, size_t ldy)
+{
+    const uint8_t *end = w + (rows - 1) * row_bytes + x->C / 256 * d.bytes + x->C % 256 / 32 * (d.bytes / 8);
+    ew_xq at[MOST];
+    float sum[MOST];
+    UNROLL for (size_t t = 0; t < N; t++)
+    {
+        at[t] = ew__xq_row(x, EW_MIN(t, T - 1));
+    }
+    for (size_t r = 0; r < rows; r++) {
+        dot_row(d, w + r * row_bytes, at, N, end, sum);
+        for (size_t t = 0; t < T; t++) {
+            y[t * ldy + r] = sum[t];
+        }
+    }
+}
+
+INLINE void dot_rows(const dot_type d, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T,
                      float *y, size_t ldy)
 {
-    const uint8_t *end = w + (rows - 1) * row_bytes + xq->C / 256 * d.bytes + xq->C % 256 / 32 * (d.bytes / 8);
-    for (size_t r = 0; r < rows; r++, w += row_bytes, y++) {
-        x_at x = {xq->q, xq->d, xq->m32, xq->m16, xq->C, xq->C / 32};
-        size_t t = 0;
-        for (; t + 4 <= T; t += 4) {
-            dot_row(d, w, &x, 4, end, y + t * ldy, ldy);
-            x.q += 4 * x.C, x.d += 4 * x.nb, x.m32 += 4 * x.nb, x.m16 += 8 * x.nb;
-        }
-        if (T - t == 1) {
-            dot_row(d, w, &x, 1, end, y + t * ldy, ldy);
-        } else if (T - t == 2) {
-            dot_row(d, w, &x, 2, end, y + t * ldy, ldy);
-        } else if (T - t == 3) {
-            dot_row(d, w, &x, 3, end, y + t * ldy, ldy);
+    for (size_t t = 0; t < T; t += MOST) {
+        ew_xq at = ew__xq_row(x, t);
+        size_t n = EW_MIN((size_t)MOST, T - t);
+        float *yt = y + t * ldy;
+        if (n == 1) {
+            dot_n(d, w, row_bytes, rows, &at, 1, n, yt, ldy);
+        } else if (n == 2) {
+            dot_n(d, w, row_bytes, rows, &at, 2, n, yt, ldy);
+        } else if (n <= 4) {
+            dot_n(d, w, row_bytes, rows, &at, 4, n, yt, ldy);
+        } else {
+            dot_n(d, w, row_bytes, rows, &at, MOST, n, yt, ldy);
         }
     }
 }
@@ -387,16 +466,16 @@ INLINE void dot_rows(const dot_type d, const uint8_t *w, size_t row_bytes, size_
         dot_rows((dot_type){load_##name, __VA_ARGS__}, w, row_bytes, rows, x, T, y, ldy);                              \
     }
 /* clang-format off */
-DOT(q4_0, 1, false, 8.0f, 8 * 18)
+DOT(q4_0, 0, false, 8.0f, 8 * 18)
 DOT(q4_1, 1, true, 0.0f, 8 * 20)
 DOT(q5_0, 1, false, 16.0f, 8 * 22)
 DOT(q5_1, 1, true, 0.0f, 8 * 24)
 DOT(q8_0, 1, false, 128.0f, 8 * 34)
-DOT(iq4_nl, 1, false, 128.0f, 8 * 18)
+DOT(iq4_nl, 0, false, 128.0f, 8 * 18)
 DOT(q2_k, 2, true, 0.0f, 84)
 DOT(q3_k, 2, false, 4.0f, 110)
-DOT(q4_k, 1, true, 0.0f, 144)
-DOT(q5_k, 1, true, 0.0f, 176)
+DOT(q4_k, 0, true, 0.0f, 144)
+DOT(q5_k, 0, true, 0.0f, 176)
 DOT(q6_k, 2, false, 32.0f, 210)
 DOT(iq4_xs, 1, false, 128.0f, 136)
 /* clang-format on */

@@ -39,6 +39,19 @@ INLINE __m512i round_64(const __m512 v[4], __m512 id0, __m512 id1)
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
 }
 
+/* The order of qdot_avx512.c: of 256 elements first the first eight of every block, then the second eight, and so on. */
+INLINE void put_p(const __m512i q[2], int8_t *p, size_t b)
+{
+    const __m512i i01 = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
+    __m512i a = _mm512_permutex2var_epi64(q[0], i01, q[1]);
+    __m512i c = _mm512_permutex2var_epi64(q[0], _mm512_add_epi64(i01, _mm512_set1_epi64(2)), q[1]);
+    p += b / 8 * 256 + b % 8 * 8;
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_castsi512_si256(a));
+    _mm256_storeu_si256((__m256i *)(void *)(p + 64), _mm512_extracti64x4_epi64(a, 1));
+    _mm256_storeu_si256((__m256i *)(void *)(p + 128), _mm512_castsi512_si256(c));
+    _mm256_storeu_si256((__m256i *)(void *)(p + 192), _mm512_extracti64x4_epi64(c, 1));
+}
+
 /* Four blocks; v is the activations, zero where there are none; the blocks in `have` are written. */
 INLINE void quant_4(const __m512 v[8], const ew_xq *dst, size_t b, unsigned have)
 {
@@ -72,6 +85,10 @@ INLINE void quant_4(const __m512 v[8], const ew_xq *dst, size_t b, unsigned have
     _mm256_mask_storeu_epi32(dst->c16 + 2 * b, k8,
                              _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sum16, 7)));
     _mm256_mask_storeu_ps(dst->m16 + 2 * b, k8, _mm256_mul_ps(d2, _mm256_cvtepi32_ps(sum16)));
+    if (dst->p != NULL) {
+        _mm256_mask_storeu_ps(dst->d16 + 2 * b, k8, d2);
+        put_p(q, dst->p, b);
+    }
 }
 
 static void quant_x(const float *x, const ew_xq *dst)

@@ -168,7 +168,13 @@ static void activations_are_quantised_the_same_by_every_table(void **state)
     } out[2];
     for (size_t i = 0; ew_kern_at(i) != NULL; i++) {
         memset(&out[i > 0], 0, sizeof(out[0]));
-        ew_xq dst = {C, out[i > 0].q, out[i > 0].d, out[i > 0].c32, out[i > 0].c16, out[i > 0].m32, out[i > 0].m16};
+        ew_xq dst = {.C = C,
+                     .q = out[i > 0].q,
+                     .d = out[i > 0].d,
+                     .c32 = out[i > 0].c32,
+                     .c16 = out[i > 0].c16,
+                     .m32 = out[i > 0].m32,
+                     .m16 = out[i > 0].m16};
         ew_kern_at(i)->q->quant_x(x, &dst);
         assert_memory_equal(&out[0], &out[i > 0], sizeof(out[0]));
     }
