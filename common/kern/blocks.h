@@ -128,15 +128,15 @@ static inline uint8_t ew_q4_k_min(const uint8_t scales[12], size_t g)
 /* s - 32 of group g of 16 (g < 16), -32..31. */
 static inline int8_t ew_q3_k_scale(const uint8_t scales[12], size_t g)
 {
-    unsigned low = g < 8 ? scales[g] & 15u : scales[g - 8] >> 4;
-    unsigned high = (scales[8 + g % 4] >> (2 * (g / 4))) & 3u;
+    unsigned low = g < 8 ? scales[g] & 15u : (unsigned)scales[g - 8] >> 4;
+    unsigned high = ((unsigned)scales[8 + g % 4] >> (2 * (g / 4))) & 3u;
     return (int8_t)((int)(low | high << 4) - 32);
 }
 
 /* s - 32 of group g of 32 (g < 8), -32..31. */
 static inline int8_t ew_iq4_xs_scale(uint16_t scales_h, const uint8_t scales_l[4], size_t g)
 {
-    unsigned low = (scales_l[g / 2] >> (4 * (g % 2))) & 15u;
+    unsigned low = ((unsigned)scales_l[g / 2] >> (4 * (g % 2))) & 15u;
     unsigned high = ((unsigned)scales_h >> (2 * g)) & 3u;
     return (int8_t)((int)(low | high << 4) - 32);
 }
@@ -144,7 +144,7 @@ static inline int8_t ew_iq4_xs_scale(uint16_t scales_h, const uint8_t scales_l[4
 /* Element i of a row of packed nibbles of 32 (Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL): its four low bits. */
 static inline unsigned ew_nibble32(const uint8_t q[16], size_t i)
 {
-    return i < 16 ? q[i] & 15u : q[i - 16] >> 4;
+    return i < 16 ? q[i] & 15u : (unsigned)q[i - 16] >> 4;
 }
 
 #endif
