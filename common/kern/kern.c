@@ -118,12 +118,17 @@ static size_t carve_xq(uint8_t *scratch, size_t T, size_t C, bool dot, ew_xq *x)
     return at + 7 * one + (dot ? 2 * one + T * EW_ALIGN_UP(C, EW_XQ_P) : 0);
 }
 
-/* The largest T of any table's dot that needs the extra arrays; more tokens are not quantised for dot, or do without. */
-#define DOT_TOKENS_MAX 32
+/* Only so many tokens get the arrays that dot alone needs: at least dot_tokens of every table that uses them. */
+#define DOT_TOKENS_MAX 8
 
+/* Never less for more tokens: callers take the figure of their largest batch. */
 size_t ew_matmul_scratch(const ew_mat *w, size_t T)
 {
-    return is_q(w->dtype) ? carve_xq(NULL, T, w->cols, T <= DOT_TOKENS_MAX, NULL) : 0;
+    if (!is_q(w->dtype)) {
+        return 0;
+    }
+    size_t few = carve_xq(NULL, EW_MIN(T, (size_t)DOT_TOKENS_MAX), w->cols, true, NULL);
+    return EW_MAX(few, carve_xq(NULL, T, w->cols, false, NULL));
 }
 
 typedef struct q_job {
