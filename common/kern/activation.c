@@ -1,12 +1,18 @@
-/* Activations of a feed-forward layer other than SwiGLU, and soft caps: elementwise, partition over the pool. */
+/* Activations of a feed-forward layer other than SwiGLU, and soft caps: elementwise, partition over the pool. The one function that
+ * they need, the logistic, is the table's swiglu: s(z) = swiglu(z, 1/z). */
 #include <math.h>
+#include <string.h>
 
+#include "kern/kern_int.h"
 #include "kern/ops.h"
 #include "sys/pool.h"
 
 #define ELEMS_PER_TASK 2048
 
+#define BLOCK 256 /* elements at a time */
+
 typedef struct act_job {
+    const ew_kern *k;
     const float *gate, *up; /* up NULL = 1 */
     float cap;
     float *y;
@@ -15,21 +21,79 @@ typedef struct act_job {
 static void silu_part(size_t begin, size_t end, unsigned thread, void *ctx)
 {
     const act_job *j = ctx;
+    float one[BLOCK];
     (void)thread;
-    for (size_t i = begin; i < end; i++) {
-        float a = j->gate[i];
-        j->y[i] = a / (1 + expf(-a));
+    for (size_t i = 0; i < BLOCK; i++) {
+        one[i] = 1;
+    }
+    for (size_t at = begin; at < end; at += BLOCK) {
+        j->k->swiglu(j->gate + at, one, EW_MIN(end - at, (size_t)BLOCK), j->y + at);
     }
 }
 
+/* gelu(a) up = a up / (1 + exp(-z)) with z = 2 sqrt(2/pi) (a + 0.044715 a^3): the table's swiglu of z and a up / z. */
+static void gelu_tanh_part(size_t begin, size_t end, unsigned thread, void *ctx)
+{
+    const act_job *j = ctx;
+    float z[BLOCK];
+    float u[BLOCK];
+    (void)thread;
+    for (size_t at = begin; at < end; at += BLOCK) {
+        size_t n = EW_MIN(end - at, (size_t)BLOCK);
+        for (size_t i = 0; i < n; i++) {
+            float a = j->gate[at + i];
+            float sq = a * a < 1e6F ? a * a : 1e6F; /* far beyond, the same value without overflow */
+            float c = 1.5957691216057308F * (1 + 0.044715F * sq);
+            z[i] = a * c;
+            u[i] = 1 / c;
+        }
+        for (size_t i = 0; j->up != NULL && i < n; i++) {
+            u[i] *= j->up[at + i];
+        }
+        j->k->swiglu(z, u, n, j->y + at);
+    }
+}
+
+/* s = 1 / (1 + exp(-z)) for |z| in [1e-20, 1e20]; n <= BLOCK. */
+static void logistic(const ew_kern *k, const float *z, size_t n, float *s)
+{
+    float u[BLOCK];
+    for (size_t i = 0; i < n; i++) {
+        u[i] = 1 / z[i];
+    }
+    k->swiglu(z, u, n, s);
+}
+
+/* erf(x) = 1 - t (a1 + t (a2 + …)) exp(-x^2), t = 1 / (1 + p |x|), absolute error 3e-7 (Abramowitz & Stegun 7.1.26), with
+ * exp(-w) = 1/s(w) - 1. */
 static void gelu_part(size_t begin, size_t end, unsigned thread, void *ctx)
 {
     const act_job *j = ctx;
+    float w[BLOCK];
+    float s[BLOCK];
     (void)thread;
-    for (size_t i = begin; i < end; i++) {
-        float a = j->gate[i];
-        float g = 0.5F * a * (1 + erff(a * 0.70710678118654752F));
-        j->y[i] = j->up != NULL ? g * j->up[i] : g;
+    for (size_t at = begin; at < end; at += BLOCK) {
+        size_t n = EW_MIN(end - at, (size_t)BLOCK);
+        for (size_t i = 0; i < n; i++) {
+            float sq = 0.5F * j->gate[at + i] * j->gate[at + i] + 1e-12F;
+            w[i] = sq < 80 ? sq : 80;
+        }
+        logistic(j->k, w, n, s);
+        for (size_t i = 0; i < n; i++) {
+            float a = j->gate[at + i];
+            float t = 1 / (1 + 0.3275911F * 0.70710678118654752F * fabsf(a));
+            float p = 1.061405429F;
+            p = p * t - 1.453152027F;
+            p = p * t + 1.421413741F;
+            p = p * t - 0.284496736F;
+            p = p * t + 0.254829592F;
+            float erf_a = copysignf(1 - p * t * (1 / s[i] - 1), a);
+            w[i] = 0.5F * a * (1 + erf_a);
+        }
+        for (size_t i = 0; j->up != NULL && i < n; i++) {
+            w[i] *= j->up[at + i];
+        }
+        memcpy(j->y + at, w, n * sizeof(float));
     }
 }
 
@@ -45,7 +109,7 @@ static void relu_part(size_t begin, size_t end, unsigned thread, void *ctx)
 
 void ew_activate(const ew_exec *e, ew_act act, const float *gate, const float *up, size_t n, float *y)
 {
-    act_job j = {.gate = gate, .up = up, .y = y};
+    act_job j = {.k = e->kern, .gate = gate, .up = up, .y = y};
     switch (act) {
     case EW_ACT_SILU:
         if (up != NULL) {
@@ -55,7 +119,7 @@ void ew_activate(const ew_exec *e, ew_act act, const float *gate, const float *u
         }
         return;
     case EW_ACT_GELU_TANH:
-        ew_geglu(e, gate, up, n, y);
+        ew_par_for(e->pool, n, ELEMS_PER_TASK, gelu_tanh_part, &j);
         return;
     case EW_ACT_GELU:
         ew_par_for(e->pool, n, ELEMS_PER_TASK, gelu_part, &j);
@@ -67,17 +131,30 @@ void ew_activate(const ew_exec *e, ew_act act, const float *gate, const float *u
     EW_ASSERT(!"activation");
 }
 
+/* tanh(x) = 2 s(2x) - 1, absolute error 2e-7. */
 static void cap_part(size_t begin, size_t end, unsigned thread, void *ctx)
 {
     const act_job *j = ctx;
+    float z[BLOCK];
+    float s[BLOCK];
     (void)thread;
-    for (size_t i = begin; i < end; i++) {
-        j->y[i] = j->cap * tanhf(j->y[i] / j->cap);
+    for (size_t at = begin; at < end; at += BLOCK) {
+        size_t n = EW_MIN(end - at, (size_t)BLOCK);
+        float *y = j->y + at;
+        for (size_t i = 0; i < n; i++) {
+            float x = 2 * y[i] / j->cap;
+            x = fabsf(x) < 1e-20F ? 1e-20F : x;
+            z[i] = fabsf(x) > 200 ? copysignf(200, x) : x;
+        }
+        logistic(j->k, z, n, s);
+        for (size_t i = 0; i < n; i++) {
+            y[i] = j->cap * (2 * s[i] - 1);
+        }
     }
 }
 
 void ew_softcap(const ew_exec *e, float cap, size_t n, float *y)
 {
-    act_job j = {.cap = cap, .y = y};
+    act_job j = {.k = e->kern, .cap = cap, .y = y};
     ew_par_for(e->pool, n, ELEMS_PER_TASK, cap_part, &j);
 }
