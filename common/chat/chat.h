@@ -102,7 +102,9 @@ ew_status ew_chat_render_json(const ew_chat_template *t, const json_t *messages,
 /* Appends the ids of a rendered conversation, no BOS or EOS but what the template wrote. Special pieces are found in
  * template bytes only. Added pieces that are not control pieces but that this template writes (Gemma's turn marks in some
  * files), and those that end a generation, are kept out of content too. Text between special pieces is tokenized as one,
- * across the border of template and content: without special pieces in the content the ids are those of the whole text. */
+ * across the border of template and content: without special pieces in the content the ids are those of the whole text.
+ * Limit: an added piece that the vocabulary looks for in normalised text is kept out of content by its own spelling, not by
+ * others that normalisation turns into it. Control pieces are never looked for so. */
 ew_status ew_chat_encode(const ew_tokenizer *tok, const ew_chat_text *text, ew_tokens *out,
                          ew_error *reterr) EW_MUST_CHECK;
 

@@ -43,6 +43,22 @@ static bool only_blanks(ew_span s)
     return true;
 }
 
+/* Looked for in normalised text: it stays where it is, the tokenizer finds it. */
+static bool is_late(const ew_vocab *v, int32_t id)
+{
+    return v->type[id] == EW_PIECE_USER_DEFINED && (v->attr[id] & EW_PIECE_NORMALIZED) != 0 &&
+           (v->sp || v->n_norms > 0);
+}
+
+static ew_status add_special(encoder *e, found f)
+{
+    if (ew_grow((void **)&e->special, &e->cap, e->n + 1, sizeof(*e->special), SIZE_MAX / 64) != EW_OK) {
+        return no_memory(e);
+    }
+    e->special[e->n++] = f;
+    return EW_OK;
+}
+
 static ew_status find_special(encoder *e)
 {
     const char *s = e->text->text.data;
@@ -56,13 +72,14 @@ static ew_status find_special(encoder *e)
             if (id < 0) {
                 break;
             }
-            if (ew_grow((void **)&e->special, &e->cap, e->n + 1, sizeof(*e->special), SIZE_MAX / 64) != EW_OK) {
-                return no_memory(e);
-            }
-            e->special[e->n++] = (found){p->begin + at, p->begin + at + len, id};
-            if (!ew_tokenizer_is_control(e->tok, id) && !only_blanks(ew_tokenizer_raw(e->tok, id))) {
+            bool control = ew_tokenizer_is_control(e->tok, id);
+            bool blank = !control && only_blanks(ew_tokenizer_raw(e->tok, id)); /* may join with the content's */
+            if (!control && !blank) {
                 e->written[id] = true;
                 e->marks = true;
+            }
+            if (!blank && !is_late(ew_tokenizer_vocab(e->tok), id)) {
+                EW_TRY(add_special(e, (found){p->begin + at, p->begin + at + len, id}));
             }
             at += len;
         }
@@ -84,6 +101,22 @@ static ew_status encode_part(encoder *e, size_t begin, size_t end)
     return ew_tokenizer_encode(e->tok, e->text->text.data + begin, end - begin, flags, e->out, e->err);
 }
 
+/* No byte of it is content. */
+static bool all_template(const encoder *e, size_t begin, size_t end)
+{
+    size_t low = 0;
+    size_t high = e->text->n_pieces;
+    while (high - low > 1) {
+        size_t mid = low + (high - low) / 2;
+        if (e->text->piece[mid].begin <= begin) {
+            low = mid;
+        } else {
+            high = mid;
+        }
+    }
+    return !e->text->piece[low].content && e->text->piece[low].end >= end;
+}
+
 /* Text between special pieces. Where it still holds the spelling of one, at least in part from content, it is cut behind
  * that spelling's first character, so that it cannot be found. */
 static ew_status encode_plain(encoder *e, size_t begin, size_t end)
@@ -100,7 +133,7 @@ static ew_status encode_plain(encoder *e, size_t begin, size_t end)
         }
         at += offset;
         size_t first = ew_utf8_next(s + at, end - at, &cp);
-        if (forbidden(e, id) && first < len) {
+        if (forbidden(e, id) && first < len && !all_template(e, at, at + len)) {
             EW_TRY(encode_part(e, from, at + first));
             from = at + first;
         }
@@ -109,9 +142,23 @@ static ew_status encode_plain(encoder *e, size_t begin, size_t end)
     return from < end ? encode_part(e, from, end) : EW_OK;
 }
 
-static bool is_blank(char c)
+/* Bytes of the white-space character that ends s[0, size), or that begins it; 0 = none does. */
+static size_t blank_before(const char *s, size_t size)
 {
-    return c == ' ' || (c >= '\t' && c <= '\r');
+    uint32_t cp;
+    for (size_t len = 1; len <= EW_MIN(size, (size_t)EW_UTF8_MAX); len++) {
+        if (ew_utf8_decode(s + size - len, len, &cp) == len) {
+            return ew_utf8_is_space(cp) ? len : 0;
+        }
+    }
+    return 0;
+}
+
+static size_t blank_after(const char *s, size_t size)
+{
+    uint32_t cp;
+    size_t len = size == 0 ? 0 : ew_utf8_decode(s, size, &cp);
+    return len > 0 && ew_utf8_is_space(cp) ? len : 0;
 }
 
 static ew_status encode_all(encoder *e)
@@ -127,8 +174,9 @@ static ew_status encode_all(encoder *e)
     for (size_t i = 0; i <= e->n; i++) {
         size_t end = i < e->n ? e->special[i].begin : e->text->text.size;
         unsigned attr = i < e->n ? v->attr[e->special[i].id] : 0;
-        while ((attr & EW_PIECE_LSTRIP) != 0 && end > at && is_blank(s[end - 1])) {
-            end--;
+        size_t blank;
+        while ((attr & EW_PIECE_LSTRIP) != 0 && end > at && (blank = blank_before(s + at, end - at)) > 0) {
+            end -= blank;
         }
         if (end > at) {
             EW_TRY(encode_plain(e, at, end));
@@ -142,8 +190,8 @@ static ew_status encode_all(encoder *e)
         e->started = true;
         at = EW_MAX(e->special[i].end, at);
         size_t next = i + 1 < e->n ? e->special[i + 1].begin : e->text->text.size;
-        while ((attr & EW_PIECE_RSTRIP) != 0 && at < next && is_blank(s[at])) {
-            at++;
+        while ((attr & EW_PIECE_RSTRIP) != 0 && at < next && (blank = blank_after(s + at, next - at)) > 0) {
+            at += blank;
         }
     }
     return EW_OK;

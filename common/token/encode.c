@@ -225,9 +225,50 @@ ew_status ew__encode(ew__encoder *e, const char *s, size_t size, unsigned flags,
     if ((flags & EW_ENCODE_BOS) != 0 && v->add_bos && v->bos >= 0 && ew_tokens_add(e->out, v->bos) != EW_OK) {
         return no_memory(reterr, EW_ENOMEM);
     }
-    EW_TRY(take_out(e, trie, s, size, true, encode_stretch, reterr));
+    EW_TRY(take_out(e, trie, s, size, (flags & EW_ENCODE_MIDDLE) == 0, encode_stretch, reterr));
     if (eos && v->eos >= 0 && ew_tokens_add(e->out, v->eos) != EW_OK) {
         return no_memory(reterr, EW_ENOMEM);
     }
     return EW_OK;
+}
+
+/* The leftmost piece of the trie that may stand where it does. */
+static uint32_t find_in(const ew_tokenizer *t, const ew__trie *trie, const char *s, size_t size, size_t *at,
+                        size_t *len)
+{
+    for (;; (*at)++) {
+        uint32_t id = ew__trie_find(trie, s, size, at, len);
+        if (id == EW__NONE || (t->v->attr[id] & EW_PIECE_SINGLE_WORD) == 0 || stands_alone(s, size, *at, *at + *len)) {
+            return id;
+        }
+    }
+}
+
+/* Both tries are asked for one window after the other, so that many finds in one of them do not each cost a walk to the end of the text for
+ * the other. */
+#define FIND_WINDOW 512u /* bytes; also the longest piece that is sure to be found across two windows */
+
+int32_t ew_tokenizer_find_special(const ew_tokenizer *tok, const char *text, size_t size, size_t *at, size_t *ret_len)
+{
+    for (size_t begin = *at; begin < size; begin += FIND_WINDOW) {
+        size_t end = EW_MIN(size, begin + 2 * FIND_WINDOW);
+        size_t len = 0;
+        size_t late_len = 0;
+        size_t first = begin;
+        size_t late_first = begin;
+        uint32_t id = find_in(tok, &tok->special, text, end, &first, &len);
+        uint32_t late = tok->late.has ? find_in(tok, &tok->late, text, end, &late_first, &late_len) : EW__NONE;
+        if (late != EW__NONE && (id == EW__NONE || late_first < first || (late_first == first && late_len > len))) {
+            id = late;
+            first = late_first;
+            len = late_len;
+        }
+        if (id != EW__NONE && (first < begin + FIND_WINDOW || end == size)) {
+            *at = first;
+            *ret_len = len;
+            return (int32_t)id;
+        }
+    }
+    *at = size;
+    return -1;
 }

@@ -398,12 +398,6 @@ ew_status ew_tokenizer_encode(const ew_tokenizer *tok, const char *text, size_t 
     return st;
 }
 
-int32_t ew_tokenizer_find_special(const ew_tokenizer *tok, const char *text, size_t size, size_t *at, size_t *ret_len)
-{
-    uint32_t id = ew__trie_find(&tok->special, text, size, at, ret_len);
-    return id == EW__NONE ? -1 : (int32_t)id;
-}
-
 /* Getters -------------------------------------------------------------------------------------------------------- */
 
 size_t ew_tokenizer_n_vocab(const ew_tokenizer *tok)

@@ -43,14 +43,15 @@ void ew_tokenizer_free(ew_tokenizer **tok);
 #define EW_ENCODE_EOS_ASKED (1u << 3) /* end with eos if the vocabulary says so (add_eos): encoders, T5 */
 #define EW_ENCODE_SPECIAL                                                                                              \
     (1u << 2) /* control pieces in the text are recognised (longest match); never for text from users */
-#define EW_ENCODE_MIDDLE (1u << 3) /* the text continues another: no space is put in front of a text's first word */
+#define EW_ENCODE_MIDDLE (1u << 4) /* the text continues another: no space is put in front of a text's first word */
 
 /* Appends the ids of text[0, size) to *out. On failure out keeps what it had before the call. */
 ew_status ew_tokenizer_encode(const ew_tokenizer *tok, const char *text, size_t size, unsigned flags, ew_tokens *out,
                               ew_error *reterr) EW_MUST_CHECK;
 
 /* The leftmost place at or after *at where a control piece or an added piece begins, longest first: its id; moves *at there.
- * -1: none, *at = size. What EW_ENCODE_SPECIAL would find. */
+ * -1: none, *at = size. What EW_ENCODE_SPECIAL would find, and added pieces that are looked for in normalised text, in the text as it
+ * is. */
 int32_t ew_tokenizer_find_special(const ew_tokenizer *tok, const char *text, size_t size, size_t *at, size_t *ret_len);
 
 #define EW_DECODE_SPECIAL (1u << 0) /* control and unknown pieces are written as their text; otherwise they vanish */
