@@ -134,6 +134,8 @@ size_t ew_matmul_scratch(const ew_mat *w, size_t T)
 typedef struct q_job {
     const ew_qkern *k;
     const float *x;
+    ew_row_fn *row; /* makes the rows of x; NULL: they stand in x */
+    const void *ctx;
     size_t T;
     ew_xq xq;
     bool dot;
@@ -150,7 +152,7 @@ static void quant_rows(size_t begin, size_t end, unsigned thread, void *ctx)
     (void)thread;
     for (size_t t = begin; t < end; t++) {
         ew_xq row = ew__xq_row(&j->xq, t);
-        j->k->quant_x(j->x + t * j->xq.C, &row);
+        j->k->quant_x(j->row != NULL ? j->row(j->ctx, t) : j->x + t * j->xq.C, &row);
     }
 }
 
@@ -192,20 +194,39 @@ static void q_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
     }
 }
 
+static void run_q(const ew_exec *e, q_job *j, void *scratch)
+{
+    size_t C = j->w[0]->cols;
+    j->dot = j->k->rows == 0 || j->T <= j->k->dot_tokens;
+    (void)carve_xq(scratch, j->T, C, j->dot && j->T <= DOT_TOKENS_MAX, &j->xq);
+    ew_par_for(e->pool, j->T, EW_MAX((size_t)1, 8192 / C), quant_rows, j);
+    j->rows_per_task = j->dot ? EW_MAX((size_t)16, DOT_TASK_ELEMS / C) : j->k->rows;
+    for (size_t i = 0; i < j->n; i++) {
+        j->first_task[i + 1] = j->first_task[i] + (j->w[i]->rows + j->rows_per_task - 1) / j->rows_per_task;
+    }
+    ew_par_for(e->pool, j->first_task[j->n], 1, q_tasks, j);
+}
+
 static void matmul_q(const ew_exec *e, const ew_mat *const *w, size_t n, const float *x, size_t T, float *const *y,
                      void *scratch)
 {
-    const ew_qkern *k = e->kern->q;
-    size_t C = w[0]->cols;
-    q_job j = {.k = k, .x = x, .T = T, .w = w, .y = y, .n = n};
-    j.dot = k->rows == 0 || T <= k->dot_tokens;
-    (void)carve_xq(scratch, T, C, j.dot && T <= DOT_TOKENS_MAX, &j.xq);
-    ew_par_for(e->pool, T, EW_MAX((size_t)1, 8192 / C), quant_rows, &j);
-    j.rows_per_task = j.dot ? EW_MAX((size_t)16, DOT_TASK_ELEMS / C) : k->rows;
+    q_job j = {.k = e->kern->q, .x = x, .T = T, .w = w, .y = y, .n = n};
+    run_q(e, &j, scratch);
+}
+
+bool ew__matmul_rows(const ew_exec *e, const ew_mat *const *w, size_t n, ew_row_fn *row, const void *ctx, size_t T,
+                     float *const *y, void *scratch)
+{
+    q_job j = {.k = e->kern->q, .row = row, .ctx = ctx, .T = T, .w = w, .y = y, .n = n};
+    EW_ASSERT(n > 0 && n <= 4);
     for (size_t i = 0; i < n; i++) {
-        j.first_task[i + 1] = j.first_task[i] + (w[i]->rows + j.rows_per_task - 1) / j.rows_per_task;
+        EW_ASSERT(w[i]->cols == w[0]->cols);
+        if (!is_q(w[i]->dtype)) {
+            return false;
+        }
     }
-    ew_par_for(e->pool, j.first_task[n], 1, q_tasks, &j);
+    run_q(e, &j, scratch);
+    return true;
 }
 
 /* ---- float weights, few tokens ---- */

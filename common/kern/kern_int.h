@@ -207,6 +207,11 @@ extern const ew_qkern ew__qkern_neon_i8mm;
 void ew__dequant_row_ref(ew_dtype t, const void *src, float *dst, size_t n);
 /* In the calling thread; a must not be another tile's TLS. */
 void ew__gemm_serial(const ew_kern *k, const ew_gemm_args *g);
+/* ew_matmul_multi of rows that are made as they are quantised: row(ctx, t) gives row t, any thread's call once. False, and nothing
+ * done, when not all of the weights are quantised. */
+typedef const float *ew_row_fn(const void *ctx, size_t t);
+bool ew__matmul_rows(const ew_exec *e, const ew_mat *const *w, size_t n, ew_row_fn *row, const void *ctx, size_t T,
+                     float *const *y, void *scratch);
 /* Query t of a sees positions [*lo, *hi). */
 void ew__attn_range(const ew_attention_args *a, size_t t, size_t *lo, size_t *hi);
 /* ew_attention without the functions of the table that are made for it. */

@@ -80,6 +80,30 @@ void ew_activate(const ew_exec *e, ew_act act, const float *gate, const float *u
 /* y = cap * tanh(y / cap), cap > 0. Source: Gemma 2 technical report, section 2 (logit soft-capping). */
 void ew_softcap(const ew_exec *e, float cap, size_t n, float *y);
 
+/* ---- products of what is made on the way ---- */
+
+typedef enum ew_input_kind {
+    EW_INPUT_ROWS,    /* x as it stands */
+    EW_INPUT_RMSNORM, /* x += add first, if there is one; then ew_rmsnorm of x */
+    EW_INPUT_SWIGLU   /* ew_swiglu of x (the gate) and add (up) */
+} ew_input_kind;
+
+/* The input [T,C] of a product, computed row by row as the product takes it: it need not pass through memory. The same bits as the
+ * operations one after the other. */
+typedef struct ew_input {
+    ew_input_kind kind;
+    float *x;         /* [T,C]; changed by RMSNORM with add only */
+    const float *add; /* [T,C] */
+    const float *w;   /* [C] of the norm */
+    float eps;
+    float *
+        out; /* [T,C] room for the input where it has to exist (weights that are not quantised); x of SWIGLU is allowed */
+    bool keep; /* out is wanted in any case */
+} ew_input;
+/* ew_matmul_multi on it. */
+void ew_matmul_input(const ew_exec *e, const ew_input *in, const ew_mat *const *w, size_t n, size_t T, float *const *y,
+                     void *scratch);
+
 /* ---- attention ---- */
 
 /* Attention of T new queries over a cache that already holds their keys and values. Causal: query t (at position pos0 + t)

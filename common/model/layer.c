@@ -54,15 +54,21 @@ static void add_lora(ew_session *s, uint32_t layer, ew_linear l, const float *x,
                                           .accumulate = true});
 }
 
+static ew_input rows(const float *x)
+{
+    return (ew_input){.kind = EW_INPUT_ROWS, .x = (float *)(uintptr_t)x}; /* only read */
+}
+
 /* Several linears of a layer on the same input. */
-static void linears(ew_session *s, uint32_t layer, const ew_linear *l, size_t n, const float *x, size_t T,
+static void linears(ew_session *s, uint32_t layer, const ew_linear *l, size_t n, const ew_input *in, size_t T,
                     float *const *y)
 {
+    const float *x = in->kind == EW_INPUT_ROWS ? in->x : in->out;
     const ew_mat *w[3];
     for (size_t i = 0; i < n; i++) {
         w[i] = &s->m->layer[layer].linear[l[i]];
     }
-    ew_matmul_multi(&s->opt.exec, w, n, x, T, y, s->w.scratch);
+    ew_matmul_input(&s->opt.exec, in, w, n, T, y, s->w.scratch);
     for (size_t i = 0; i < n; i++) {
         const float *bias = s->m->layer[layer].bias[l[i]];
         if (bias != NULL) {
@@ -94,7 +100,7 @@ static void turn(const ew_session *s, uint32_t layer, float *x, const float *w, 
 }
 
 /* w->o = O attention(turn(Q in), turn(K in), V in), of the rows from `keep` on; writes the cache of all rows at pos. */
-static void attention(ew_session *s, uint32_t layer, const float *in, size_t T, size_t keep, uint32_t pos)
+static void attention(ew_session *s, uint32_t layer, const ew_input *in, size_t T, size_t keep, uint32_t pos)
 {
     static const ew_linear qkv[] = {EW_LINEAR_Q, EW_LINEAR_K, EW_LINEAR_V};
     static const ew_linear o[] = {EW_LINEAR_O};
@@ -118,7 +124,8 @@ static void attention(ew_session *s, uint32_t layer, const float *in, size_t T, 
     }
     pos += (uint32_t)keep;
     if (keep > 0) {
-        linears(s, layer, qkv, 1, in + keep * c->C, T - keep, &w->q);
+        const ew_input last = rows((in->kind == EW_INPUT_ROWS ? in->x : in->out) + keep * c->C);
+        linears(s, layer, qkv, 1, &last, T - keep, &w->q);
     }
     turn(s, layer, w->q, s->m->layer[layer].q_norm, T - keep, c->H, pos);
     ew_attention(e, &(ew_attention_args){.q = w->q,
@@ -136,11 +143,12 @@ static void attention(ew_session *s, uint32_t layer, const float *in, size_t T, 
                                          .softcap = c->attn_softcap,
                                          .bidirectional = c->encoder,
                                          .out = w->att});
-    linears(s, layer, o, 1, w->att, T - keep, &w->o);
+    const ew_input att = rows(w->att);
+    linears(s, layer, o, 1, &att, T - keep, &w->o);
 }
 
 /* w->o = Down(act(Gate in) * Up in), or Down(act(Up in)). */
-static void feed_forward(ew_session *s, uint32_t layer, const float *in, size_t T)
+static void feed_forward(ew_session *s, uint32_t layer, const ew_input *in, size_t T)
 {
     static const ew_linear gate_up[] = {EW_LINEAR_GATE, EW_LINEAR_UP};
     static const ew_linear up[] = {EW_LINEAR_UP};
@@ -155,7 +163,8 @@ static void feed_forward(ew_session *s, uint32_t layer, const float *in, size_t 
         linears(s, layer, gate_up, 2, in, T, (float *const[]){w->gate, w->up});
         ew_activate(&s->opt.exec, c->act, w->gate, w->up, T * c->F, h);
     }
-    linears(s, layer, down, 1, h, T, &w->o);
+    const ew_input hidden = rows(h);
+    linears(s, layer, down, 1, &hidden, T, &w->o);
 }
 
 /* One layer on x[T,C] in place: the three forms of model.h. Rows before `keep` are only read, for the cache. */
@@ -169,7 +178,8 @@ static void block(ew_session *s, uint32_t i, float *x, size_t T, size_t keep, ui
     if (!c->norm_after) {
         norm(s, x, l->attn_norm, l->attn_norm_b, T, xn);
     }
-    attention(s, i, c->norm_after ? x : xn, T, keep, pos);
+    ew_input in = rows(c->norm_after ? x : xn);
+    attention(s, i, &in, T, keep, pos);
     if (keep == T) {
         return;
     }
@@ -188,7 +198,8 @@ static void block(ew_session *s, uint32_t i, float *x, size_t T, size_t keep, ui
     } else if (!c->parallel) {
         norm(s, x, l->ffn_norm, l->ffn_norm_b, T, xn);
     }
-    feed_forward(s, i, c->norm_after ? x : xn, T);
+    in = rows(c->norm_after ? x : xn);
+    feed_forward(s, i, &in, T);
     if (l->ffn_post_norm != NULL) {
         norm(s, o, l->ffn_post_norm, NULL, T, o);
     }
@@ -198,10 +209,61 @@ static void block(ew_session *s, uint32_t i, float *x, size_t T, size_t keep, ui
     }
 }
 
+/* Whether a layer is the plain pre-norm form, whose steps between two products can be made on the way into the second. An adapter
+ * needs the inputs themselves. */
+static bool is_plain(const ew_session *s, uint32_t i)
+{
+    const ew_model_config *c = &s->m->cfg;
+    const ew_layer_weights *l = &s->m->layer[i];
+    return c->norm == EW_NORM_RMS && c->act == EW_ACT_SILU && !c->ungated && !c->norm_after && !c->parallel &&
+           l->attn_post_norm == NULL && l->ffn_post_norm == NULL && s->hooks.lora == NULL;
+}
+
+/* block() in that form, the same bits. Takes x without `sum` (NULL: nothing), which the layer before left to be added; leaves in s->w.o
+ * what is to be added to the rows of x from `keep` on. */
+static void plain_block(ew_session *s, uint32_t i, float *x, const float *sum, size_t T, size_t keep, uint32_t pos)
+{
+    static const ew_linear gate_up[] = {EW_LINEAR_GATE, EW_LINEAR_UP};
+    static const ew_linear down[] = {EW_LINEAR_DOWN};
+    const ew_layer_weights *l = &s->m->layer[i];
+    const size_t C = s->m->cfg.C;
+    layer_work *w = &s->w;
+    ew_input in = {.kind = EW_INPUT_RMSNORM, .x = x, .add = sum, .w = l->attn_norm, .eps = s->m->cfg.norm_eps};
+    in.out = w->xn;
+    in.keep = keep > 0;
+    attention(s, i, &in, T, keep, pos);
+    if (keep == T) {
+        return;
+    }
+    in.x = x + keep * C;
+    in.add = w->o;
+    in.w = l->ffn_norm;
+    in.keep = false;
+    linears(s, i, gate_up, 2, &in, T - keep, (float *const[]){w->gate, w->up});
+    in = (ew_input){.kind = EW_INPUT_SWIGLU, .x = w->gate, .add = w->up, .out = w->gate};
+    linears(s, i, down, 1, &in, T - keep, &w->o);
+}
+
 void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, size_t keep, uint32_t pos)
 {
+    const size_t C = s->m->cfg.C;
+    const float *sum = NULL; /* left over by the layer before */
     for (uint32_t i = a; i < b; i++) {
-        block(s, i, x, T, i + 1 == s->m->cfg.L ? keep : 0, pos);
+        size_t skip = i + 1 == s->m->cfg.L ? keep : 0;
+        if (is_plain(s, i)) {
+            plain_block(s, i, x, sum, T, skip, pos);
+            sum = s->w.o;
+            continue;
+        }
+        if (sum != NULL) {
+            ew_vec_add(&s->opt.exec, x, sum, T * C);
+            sum = NULL;
+        }
+        block(s, i, x, T, skip, pos);
+    }
+    size_t left = b == s->m->cfg.L ? keep : 0;
+    if (sum != NULL && left < T) {
+        ew_vec_add(&s->opt.exec, x + left * C, sum, (T - left) * C);
     }
 }
 
