@@ -52,7 +52,7 @@ static int parse(int argc, char **argv, tune_args *a)
 {
     const ew_cli_opt opts[] = {
         {"method", 0, "NAME", EW_CLI_STRING, &a->method, .help = "lora (the only one so far)"},
-        {"model", 'm', "PATH", EW_CLI_STRING, &a->model, .help = "base: GGUF (F32, F16, Q8_0, Q4_0) or directory"},
+        {"model", 'm', "PATH", EW_CLI_STRING, &a->model, .help = "base: GGUF or directory"},
         {"data", 'd', "FILE", EW_CLI_STRING, &a->data, .help = "records (JSON Lines)"},
         {"val", 0, "FILE", EW_CLI_STRING, &a->val, .help = "validation records (default: a fifth of --data)"},
         {"task", 't', "NAME", EW_CLI_STRING, &a->task,

@@ -6,49 +6,11 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "format/mix.h"
 #include "model/model_int.h"
 #include "model/vocab.h"
 
 #define EW_SAVE_NAME_MAX 128
-
-/* llama.cpp's general.file_type (LLAMA_FTYPE_*) for the type that most weights are in. */
-static int file_type_of(ew_dtype t)
-{
-    switch (t) {
-    case EW_DTYPE_F32:
-        return 0;
-    case EW_DTYPE_F16:
-        return 1;
-    case EW_DTYPE_Q4_0:
-        return 2;
-    case EW_DTYPE_Q8_0:
-        return 7;
-    case EW_DTYPE_Q4_1:
-        return 3;
-    case EW_DTYPE_Q5_0:
-        return 8;
-    case EW_DTYPE_Q5_1:
-        return 9;
-    case EW_DTYPE_Q2_K:
-        return 10;
-    case EW_DTYPE_Q3_K:
-        return 12;
-    case EW_DTYPE_Q4_K:
-        return 15;
-    case EW_DTYPE_Q5_K:
-        return 17;
-    case EW_DTYPE_Q6_K:
-        return 18;
-    case EW_DTYPE_IQ4_NL:
-        return 25;
-    case EW_DTYPE_IQ4_XS:
-        return 30;
-    case EW_DTYPE_BF16:
-        return 32;
-    default:
-        return -1;
-    }
-}
 
 /* One tensor of the output: the rows of its parts, one after the other. */
 typedef struct item {
@@ -70,15 +32,13 @@ typedef struct saver {
     ew_error *err;
 } saver;
 
-/* The rules of compress/quantize.h. */
 static ew_dtype target_of(const saver *s, const ew_mat *w, bool head)
 {
     if (!s->opt->convert) {
         return w->dtype;
     }
     ew_dtype want = head && s->opt->dtype == EW_DTYPE_Q4_0 ? EW_DTYPE_Q8_0 : s->opt->dtype;
-    size_t bytes;
-    return ew_dtype_row_bytes(want, w->cols, &bytes) ? want : EW_DTYPE_F16;
+    return ew_mix_fitting(want, w->cols);
 }
 
 /* dims in GGUF order; the item's rows and width must give the same elements. */
@@ -289,12 +249,13 @@ static ew_status add_keys(saver *s)
     static const char *const file_type[] = {"general.file_type", NULL};
     const ew_model *m = s->m;
     ew_gguf_writer *w = s->w;
-    int ftype = file_type_of(main_type(s));
+    ew_mix mix = EW_MIX_F32;
+    bool has_number = ew_mix_of_dtype(main_type(s), &mix);
     if (s->opt->name != NULL || m->gguf == NULL) {
         ew_gguf_add_str(w, "general.name", s->opt->name != NULL ? s->opt->name : m->cfg.name);
     }
-    if (ftype >= 0 && (m->gguf == NULL || s->opt->convert)) {
-        ew_gguf_add_u32(w, "general.file_type", (uint32_t)ftype);
+    if (has_number && (m->gguf == NULL || s->opt->convert)) {
+        ew_gguf_add_u32(w, "general.file_type", (uint32_t)mix);
     }
     for (size_t i = 0; i < s->opt->n_kv; i++) {
         ew_gguf_add_str(w, s->opt->kv[2 * i], s->opt->kv[2 * i + 1]);

@@ -13,8 +13,9 @@
 #include "model/model.h"
 
 typedef struct ew_save_opt {
-    bool convert;   /* false: matrices keep their type; true: they become dtype by the rules of compress/quantize.h: */
-    ew_dtype dtype; /* rows that the block does not divide F16, norms F32, an untied output.weight Q8_0 for Q4_0 */
+    bool
+        convert; /* false: matrices keep their type; true: they become dtype, or what ew_mix_fitting has in its place, norms F32, */
+    ew_dtype dtype;        /* an untied output.weight Q8_0 for Q4_0. Mixes of types: compress/quantize.h */
     const char *name;      /* general.name; NULL = the model's */
     const char *const *kv; /* [2 * n_kv] further string metadata: key, value, … ("edgewise.base_sha256", …) */
     size_t n_kv;

@@ -55,7 +55,8 @@ double ew_cost_generate_tok(double answer_tok, double max_answer_tok);
 void ew_cost_work_of(ew_method method, const ew_settings *settings, const ew_cost_item *item, size_t n_history,
                      size_t n_val, size_t n_test, ew_cost_work *ret_work);
 
-/* Seconds; NAN when the caps lack a rate for the dtype. dtype: "f16", "q8_0", "q4_0". low and high (may be NULL) are a 90 % interval from the
+/* Seconds; NAN when the caps lack a rate for the dtype. dtype: "f16", "q8_0", "q4_0", which the probe measures; others stand for the one nearest
+ * in bytes ("q4_k_m", "iq4_nl": q4_0; "q6_k", "q5_k_m": q8_0; "bf16": f16). low and high (may be NULL) are a 90 % interval from the
  * rates' spread. */
 double ew_cost_seconds(const ew_device_caps *caps, const ew_model_config *cfg, const char *dtype,
                        const ew_cost_work *work, double *ret_low, double *ret_high);

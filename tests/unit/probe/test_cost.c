@@ -192,6 +192,9 @@ static void a_missing_rate_is_not_guessed(void **state)
     const ew_cost_work w = {.prefill_tok = 1000, .train_tok = 1};
     (void)state;
     assert_true(isnan(ew_cost_seconds(c, &cfg, "f16", &w, NULL, NULL)));
+    assert_true(isnan(ew_cost_seconds(c, &cfg, "bf16", &w, NULL, NULL)));
+    assert_true(isnan(ew_cost_seconds(c, &cfg, "q4_k_m", &w, NULL, NULL)));
+    near(ew_cost_seconds(c, &cfg, "q6_k", &w, NULL, NULL), ew_cost_seconds(c, &cfg, "q8_0", &w, NULL, NULL));
     c->rates[0].value = 0;
     assert_true(isnan(ew_cost_seconds(c, &cfg, "q8_0", &w, NULL, NULL)));
     c->rates[0].value = NAN;
