@@ -128,7 +128,7 @@ void ew_activate(const ew_exec *e, ew_act act, const float *gate, const float *u
         ew_par_for(e->pool, n, ELEMS_PER_TASK, relu_part, &j);
         return;
     }
-    EW_ASSERT(!"activation");
+    EW_ASSERT(false); /* no such activation */
 }
 
 /* tanh(x) = 2 s(2x) - 1, absolute error 2e-7. */

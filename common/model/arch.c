@@ -181,6 +181,8 @@ static const char *const idle_bert[] = {"embeddings.position_ids",
                                         "cls.predictions.transform.dense.bias",
                                         "cls.predictions.transform.LayerNorm.weight",
                                         "cls.predictions.transform.LayerNorm.bias",
+                                        "cls.predictions.transform.LayerNorm.gamma",
+                                        "cls.predictions.transform.LayerNorm.beta",
                                         "cls.seq_relationship.weight",
                                         "cls.seq_relationship.bias",
                                         NULL};

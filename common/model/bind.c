@@ -164,7 +164,9 @@ static ew_status bind_vec(binder *b, const char *name, uint32_t n, uint32_t n_ro
 static ew_status bind_norm(binder *b, ew_slot slot, uint32_t layer, uint32_t n, const float **ret, const float **ret_b)
 {
     char name[NAME_MAX_BYTES];
-    EW_TRY(bind_vec(b, name_of(b, slot, layer, ".weight", name), n, 1, ret));
+    /* Directories made from TensorFlow's checkpoints of BERT. */
+    bool old = b->extra != NULL && !has(b, slot, layer, ".weight") && has(b, slot, layer, ".gamma");
+    EW_TRY(bind_vec(b, name_of(b, slot, layer, old ? ".gamma" : ".weight", name), n, 1, ret));
     if (b->extra != NULL && has_flag(b, EW_ARCH_NORM_PLUS_1)) {
         void *copy = NULL;
         EW_TRY(own(b, n * sizeof(float), &copy));
@@ -174,7 +176,7 @@ static ew_status bind_norm(binder *b, ew_slot slot, uint32_t layer, uint32_t n, 
         *ret = copy;
     }
     if (ret_b != NULL && has_flag(b, EW_ARCH_NORM_BIAS)) {
-        EW_TRY(bind_vec(b, name_of(b, slot, layer, ".bias", name), n, 1, ret_b));
+        EW_TRY(bind_vec(b, name_of(b, slot, layer, old ? ".beta" : ".bias", name), n, 1, ret_b));
     }
     return EW_OK;
 }

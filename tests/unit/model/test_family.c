@@ -3,6 +3,7 @@
 #include "tiny.h"
 
 #include "format/gguf.h"
+#include "format/safetensors.h"
 #include "model/save.h"
 #include "model/session.h"
 #include "sys/file.h"
@@ -283,6 +284,54 @@ static void scaling_and_stored_divisors_survive_saving_twice(void **state)
     assert_string_equal(note, "kept");
 }
 
+/* "….LayerNorm.weight" as "….LayerNorm.gamma", the way TensorFlow's checkpoints named it. */
+static const char *old_name(const char *name, char dst[static 160])
+{
+    const char *at = strstr(name, "LayerNorm.");
+    const char *last = at != NULL && ew_str_ends(name, ".weight") ? "gamma" : "beta";
+    if (at != NULL) {
+        (void)snprintf(dst, 160, "%.*s%s", (int)(at - name) + 10, name, last);
+    } else {
+        (void)snprintf(dst, 160, "%s", name);
+    }
+    return dst;
+}
+
+static void old_names_of_berts_norms_are_known(void **state)
+{
+    (void)state;
+    EW_AUTO(ew_safetensors) st = NULL;
+    EW_AUTO(ew_safetensors_writer) w = NULL;
+    EW_AUTO_BUF config = {0};
+    char name[160];
+    float want[128], got[128];
+    assert_ok(ew_dir_make(path_of("old"), 0700, err));
+    assert_ok(ew_file_read(DIR "bert/hf/config.json", 1 << 16, &config, err));
+    assert_ok(ew_file_replace(path_of("old/config.json"), config.data, config.size, 0600, err));
+    assert_ok(ew_safetensors_open(DIR "bert/hf", &st, err));
+    assert_ok(ew_safetensors_writer_new(path_of("old/model.safetensors"), &w, err));
+    size_t n = ew_safetensors_n_tensors(st);
+    for (int write = 0; write < 2; write++) {
+        for (size_t i = 0; i < n; i++) {
+            const ew_tensor_view *t = ew_safetensors_tensor(st, i);
+            if (t->dtype == EW_DTYPE_I64) {
+                continue; /* position_ids, if there are any */
+            }
+            assert_ok(write == 0
+                          ? ew_safetensors_add_tensor(w, old_name(t->name, name), t->dtype, t->n_dims, t->dims, err)
+                          : ew_safetensors_write(w, t->data, t->bytes, err));
+        }
+        assert_ok(write == 0 ? ew_safetensors_writer_begin(w, err) : ew_safetensors_writer_commit(w, err));
+    }
+    ew_model *m = open_hf("bert");
+    run(m, NULL, want);
+    ew_model_unref(&m);
+    assert_ok(ew_model_open(path_of("old"), NULL, &m, err));
+    run(m, NULL, got);
+    assert_memory_equal(want, got, ew_model_config_of(m)->C * sizeof(float));
+    ew_model_unref(&m);
+}
+
 static void what_gguf_cannot_say_is_not_written(void **state)
 {
     (void)state;
@@ -313,6 +362,7 @@ int main(void)
         cmocka_unit_test(encoders_encode_and_decoders_decode),
         cmocka_unit_test(copies_are_counted),
         cmocka_unit_test(scaling_and_stored_divisors_survive_saving_twice),
+        cmocka_unit_test(old_names_of_berts_norms_are_known),
         cmocka_unit_test(what_gguf_cannot_say_is_not_written),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
