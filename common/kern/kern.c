@@ -10,6 +10,8 @@
 
 /* Below this many tokens, float weights are multiplied row by row instead of packed: the product is bound by memory. */
 #define ROWWISE_TOK 4
+/* The same where a table takes several tokens at a time. */
+#define ROWS_DOT_TOK 8
 /* Weights of a task for few tokens: some microseconds' worth of reading. */
 #define DOT_TASK_ELEMS 65536
 
@@ -252,6 +254,11 @@ static void row_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
 {
     const row_job *j = ctx;
     (void)thread;
+    if (j->k->rows_dot != NULL) {
+        const uint8_t *w = (const uint8_t *)j->w->data + begin * j->w->row_bytes;
+        j->k->rows_dot(j->w->dtype, w, j->w->row_bytes, end - begin, j->x, j->w->cols, j->T, j->y + begin, j->w->rows);
+        return;
+    }
     for (size_t f = begin; f < end; f++) {
         for (size_t t = 0; t < j->T; t++) {
             j->y[t * j->w->rows + f] = row_dot(j->k, j->w, f, j->x + t * j->w->cols);
@@ -261,6 +268,9 @@ static void row_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
 
 static bool rowwise(const ew_exec *e, const ew_mat *w, size_t T)
 {
+    if (e->kern->rows_dot != NULL) {
+        return T <= ROWS_DOT_TOK;
+    }
     return e->kern->gemm_micro != NULL && T < ROWWISE_TOK && (w->dtype == EW_DTYPE_F32 || w->dtype == EW_DTYPE_F16);
 }
 

@@ -64,6 +64,11 @@ static inline float v_hmax(vf a)
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+#define v_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define v_load_bf16(p)                                                                                                 \
+    _mm256_castsi256_ps(                                                                                               \
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
+
 #include "kern/simd_body.h"
 
 #include "kern/simd_attn.h"
@@ -117,38 +122,16 @@ MICRO(1) MICRO(2) MICRO(3) MICRO(4) MICRO(5) MICRO(6)
     table[m - 1](K, a, a_row, a_col, bp, c, ldc, add);
 }
 
-static float dot_f16(const void *w, const float *x, size_t n)
-{
-    const uint8_t *p = w;
-    __m256 s[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    size_t i = 0;
-    for (; i + 32 <= n; i += 32) {
-        for (int j = 0; j < 4; j++) {
-            __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(p + 2 * i + 16 * (size_t)j));
-            s[j] = _mm256_fmadd_ps(_mm256_cvtph_ps(h), _mm256_loadu_ps(x + i + 8 * (size_t)j), s[j]);
-        }
-    }
-    for (; i + 8 <= n; i += 8) {
-        __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(p + 2 * i));
-        s[0] = _mm256_fmadd_ps(_mm256_cvtph_ps(h), _mm256_loadu_ps(x + i), s[0]);
-    }
-    float sum = v_sum(_mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
-    for (; i < n; i++) {
-        sum += f16_scalar(p + 2 * i) * x[i];
-    }
-    return sum;
-}
-
 const ew_kern ew__kern_avx2 = {
     .name = "avx2",
     .mr = 6,
     .nr = 16,
     .gemm_micro = micro,
     .gemm_pack = s_pack,
-    .dequant_row = s_dequant_row,
+    .dequant_row = ew__dequant_row_avx2,
     .f32_to_f16 = s_f32_to_f16,
     .dot_f32 = s_dot_f32,
-    .dot_f16 = dot_f16,
+    .rows_dot = s_rows_dot,
     .rmsnorm = s_rmsnorm,
     .rmsnorm_bwd = s_rmsnorm_bwd,
     .rope = s_rope,

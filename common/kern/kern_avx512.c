@@ -40,6 +40,11 @@ static inline float v_sum(vf a)
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
+#define v_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+#define v_load_bf16(p)                                                                                                 \
+    _mm512_castsi512_ps(                                                                                               \
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
+
 #include "kern/simd_body.h"
 
 #include "kern/simd_attn.h"
@@ -93,35 +98,16 @@ MICRO(1) MICRO(2) MICRO(3) MICRO(4) MICRO(5) MICRO(6) MICRO(7) MICRO(8) MICRO(9)
     table[m - 1](K, a, a_row, a_col, bp, c, ldc, add);
 }
 
-static float dot_f16(const void *w, const float *x, size_t n)
-{
-    const uint8_t *p = w;
-    __m512 s[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    size_t i = 0;
-    for (; i + 64 <= n; i += 64) {
-        for (int j = 0; j < 4; j++) {
-            __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(p + 2 * i + 32 * (size_t)j));
-            s[j] = _mm512_fmadd_ps(_mm512_cvtph_ps(h), _mm512_loadu_ps(x + i + 16 * (size_t)j), s[j]);
-        }
-    }
-    for (; i < n; i += 16) {
-        size_t m = EW_MIN((size_t)16, n - i);
-        __m256i h = _mm256_maskz_loadu_epi16(lanes(m), p + 2 * i);
-        s[0] = _mm512_fmadd_ps(_mm512_cvtph_ps(h), v_loadn(x + i, m), s[0]);
-    }
-    return v_sum(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
-}
-
 const ew_kern ew__kern_avx512 = {
     .name = "avx512",
     .mr = 12,
     .nr = 32,
     .gemm_micro = micro,
     .gemm_pack = s_pack,
-    .dequant_row = s_dequant_row,
+    .dequant_row = ew__dequant_row_avx2,
     .f32_to_f16 = s_f32_to_f16,
     .dot_f32 = s_dot_f32,
-    .dot_f16 = dot_f16,
+    .rows_dot = s_rows_dot,
     .rmsnorm = s_rmsnorm,
     .rmsnorm_bwd = s_rmsnorm_bwd,
     .rope = s_rope,

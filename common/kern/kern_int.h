@@ -154,6 +154,10 @@ struct ew_kern {
     void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n);
     float (*dot_f32)(const float *a, const float *b, size_t n);
     float (*dot_f16)(const void *w, const float *x, size_t n);
+    /* Few tokens: y[t*ldy + r] = row r of w (F32, F16 or BF16, row_bytes apart) times x_t[C], r < rows, t < T. A row's result for a
+     * token depends on neither rows nor T. NULL: kern.c goes by dot_f32, dot_f16 or the general product. */
+    void (*rows_dot)(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const float *x, size_t C, size_t T,
+                     float *y, size_t ldy);
     void (*rmsnorm)(const float *x, const float *w, size_t C, float eps, float *y, float *rstd);
     void (*rmsnorm_bwd)(const float *x, const float *w, float rstd, const float *dy, size_t C, float *dx);
     void (*rope)(float *x, size_t n_heads, size_t D, size_t n_rot, ew_rope_kind kind, const float *cs, float sign);
@@ -191,6 +195,7 @@ extern const ew_kern ew__kern_avx2;
 extern const ew_kern ew__kern_avx512;
 extern const ew_qkern ew__qkern_avx2;
 extern const ew_qkern ew__qkern_avx512;
+void ew__dequant_row_avx2(ew_dtype t, const void *src, float *dst, size_t n);
 void ew__qdot_avx2(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,
                    size_t ldy);
 void ew__qdot_avx512(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,

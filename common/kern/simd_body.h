@@ -359,39 +359,80 @@ static inline float f16_scalar(const void *p)
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
 }
 
-static void s_dequant_row(ew_dtype t, const void *src, float *dst, size_t n)
+/* ---- few tokens against rows of floats ---- */
+
+#define ROW_TOKENS (VW == 16 ? 4 : 2)
+
+/* VW elements of a row, f32. */
+static inline vf weights(ew_dtype t, const uint8_t *w, size_t i)
 {
-    const uint8_t *s = src;
-    if (t == EW_DTYPE_F16) {
-        size_t i = 0;
-        for (; i + 8 <= n; i += 8) {
-            _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(s + 2 * i))));
-        }
-        for (; i < n; i++) {
-            dst[i] = f16_scalar(s + 2 * i);
-        }
-    } else if (t == EW_DTYPE_Q8_0) {
-        for (size_t b = 0; b < n / 32; b++, s += 34) {
-            __m256 d = _mm256_set1_ps(f16_scalar(s));
-            for (size_t j = 0; j < 32; j += 8) {
-                __m256i q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(s + 2 + j)));
-                _mm256_storeu_ps(dst + 32 * b + j, _mm256_mul_ps(_mm256_cvtepi32_ps(q), d));
+    return t == EW_DTYPE_F32 ? v_load((const float *)(const void *)(w + 4 * i))
+                             : (t == EW_DTYPE_F16 ? v_load_f16(w + 2 * i) : v_load_bf16(w + 2 * i));
+}
+
+/* One row, N tokens C apart: four chains of sums each. */
+static inline __attribute__((always_inline)) void row_dot(ew_dtype t, const uint8_t *w, const float *x, size_t C,
+                                                          const size_t N, float *y, size_t ldy)
+{
+    vf s[ROW_TOKENS][4];
+    size_t i = 0;
+    _Pragma("GCC unroll 4") for (size_t k = 0; k < N; k++)
+    {
+        s[k][0] = s[k][1] = s[k][2] = s[k][3] = v_zero();
+    }
+    for (; i + 4 * VW <= C; i += 4 * VW) {
+        _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)
+        {
+            vf v = weights(t, w, i + j * VW);
+            _Pragma("GCC unroll 4") for (size_t k = 0; k < N; k++)
+            {
+                s[k][j] = v_fma(v, v_load(x + k * C + i + j * VW), s[k][j]);
             }
         }
-    } else if (t == EW_DTYPE_Q4_0) {
-        for (size_t b = 0; b < n / 32; b++, s += 18) {
-            __m256 d = _mm256_set1_ps(f16_scalar(s));
-            __m128i q = _mm_loadu_si128((const __m128i *)(const void *)(s + 2));
-            __m128i lo = _mm_sub_epi8(_mm_and_si128(q, _mm_set1_epi8(15)), _mm_set1_epi8(8));
-            __m128i hi = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(q, 4), _mm_set1_epi8(15)), _mm_set1_epi8(8));
-            __m128i part[4] = {lo, _mm_srli_si128(lo, 8), hi, _mm_srli_si128(hi, 8)};
-            for (size_t j = 0; j < 4; j++) {
-                __m256 f = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(part[j]));
-                _mm256_storeu_ps(dst + 32 * b + 8 * j, _mm256_mul_ps(f, d));
-            }
+    }
+    for (; i < C; i += VW) {
+        float tail[VW] = {0};
+        size_t m = EW_MIN((size_t)VW, C - i);
+        ew__dequant_row_ref(t, w + (t == EW_DTYPE_F32 ? 4 : 2) * i, tail, m);
+        _Pragma("GCC unroll 4") for (size_t k = 0; k < N; k++)
+        {
+            s[k][0] = v_fma(v_load(tail), v_loadn(x + k * C + i, m), s[k][0]);
         }
+    }
+    for (size_t k = 0; k < N; k++) {
+        y[k * ldy] = v_sum(v_add(v_add(s[k][0], s[k][1]), v_add(s[k][2], s[k][3])));
+    }
+}
+
+static inline __attribute__((always_inline)) void rows_dot_of(ew_dtype t, const uint8_t *w, size_t row_bytes,
+                                                              size_t rows, const float *x, size_t C, size_t T, float *y,
+                                                              size_t ldy)
+{
+    for (size_t r = 0; r < rows; r++, w += row_bytes, y++) {
+        size_t k = 0;
+        for (; k + ROW_TOKENS <= T; k += ROW_TOKENS) {
+            row_dot(t, w, x + k * C, C, ROW_TOKENS, y + k * ldy, ldy);
+        }
+        if (k + 2 <= T) {
+            row_dot(t, w, x + k * C, C, 2, y + k * ldy, ldy);
+            k += 2;
+        }
+        if (k < T) {
+            row_dot(t, w, x + k * C, C, 1, y + k * ldy, ldy);
+        }
+    }
+}
+
+static void s_rows_dot(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const float *x, size_t C, size_t T,
+                       float *y, size_t ldy)
+{
+    if (t == EW_DTYPE_F32) {
+        rows_dot_of(EW_DTYPE_F32, w, row_bytes, rows, x, C, T, y, ldy);
+    } else if (t == EW_DTYPE_F16) {
+        rows_dot_of(EW_DTYPE_F16, w, row_bytes, rows, x, C, T, y, ldy);
     } else {
-        ew__dequant_row_ref(t, src, dst, n);
+        EW_ASSERT(t == EW_DTYPE_BF16);
+        rows_dot_of(EW_DTYPE_BF16, w, row_bytes, rows, x, C, T, y, ldy);
     }
 }
 #endif
