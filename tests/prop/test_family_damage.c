@@ -6,7 +6,7 @@
 #include "sys/file.h"
 
 #define DIR EW_TEST_SOURCE_DIR "/tests/golden/model/families/"
-#define TRIES 250
+#define TRIES 150
 
 static const char *const families[] = {"llama-bias", "mistral", "qwen2-yarn", "qwen3",  "phi2",
                                        "phi3-long",  "gemma",   "gemma2",     "gemma3", "stablelm-12b",

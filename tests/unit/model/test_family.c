@@ -173,6 +173,40 @@ static void a_session_refuses_what_the_model_cannot(void **state)
     }
 }
 
+static void a_q8_0_cache_is_smaller_and_close(void **state)
+{
+    (void)state;
+    static const ew_kv_type types[] = {EW_KV_F32, EW_KV_F16, EW_KV_Q8_0};
+    ew_model_config cfg = tiny_config();
+    cfg.D = cfg.n_rot = 32;
+    tiny t;
+    tiny_make(&t, &cfg, true, 51);
+    int32_t ids[24];
+    float logits[3][67];
+    uint64_t kv[3];
+    double scale = 0;
+    double diff[3] = {0};
+    tiny_ids(cfg.V, 52, ids, 24);
+    for (size_t k = 0; k < 3; k++) {
+        ew_session_opt opt = {.n_ctx = 24, .n_batch = 7, .kv_type = types[k]};
+        ew_session *s = NULL;
+        ew_memory_plan plan;
+        assert_ok(ew_session_memory(t.model, &opt, &plan, err));
+        kv[k] = plan.kv_bytes;
+        assert_ok(ew_session_new(t.model, &opt, &s, err));
+        assert_ok(ew_session_eval(s, ids, 24, logits[k], err));
+        ew_session_free(&s);
+        for (size_t i = 0; i < 67; i++) {
+            scale = fmax(scale, fabs((double)logits[0][i]));
+            diff[k] = fmax(diff[k], fabs((double)logits[k][i] - (double)logits[0][i]));
+        }
+    }
+    assert_true(kv[2] < kv[1] && kv[1] < kv[0]);
+    assert_true(diff[1] <= 2e-3 * scale);
+    assert_true(diff[2] > 0 && diff[2] <= 3e-2 * scale);
+    tiny_release(&t);
+}
+
 static void encoders_encode_and_decoders_decode(void **state)
 {
     (void)state;
@@ -359,6 +393,7 @@ int main(void)
         cmocka_unit_test(modules_have_the_names_of_their_family),
         cmocka_unit_test(training_is_refused_by_the_feature_it_lacks),
         cmocka_unit_test(a_session_refuses_what_the_model_cannot),
+        cmocka_unit_test(a_q8_0_cache_is_smaller_and_close),
         cmocka_unit_test(encoders_encode_and_decoders_decode),
         cmocka_unit_test(copies_are_counted),
         cmocka_unit_test(scaling_and_stored_divisors_survive_saving_twice),
