@@ -72,6 +72,7 @@ static inline float v_hmax(vf a)
 #include "kern/simd_body.h"
 
 #include "kern/simd_attn.h"
+#include "kern/simd_glu.h"
 
 /* ---- f32 product ---- */
 
@@ -135,7 +136,7 @@ const ew_kern ew__kern_avx2 = {
     .rmsnorm = s_rmsnorm,
     .rmsnorm_bwd = s_rmsnorm_bwd,
     .rope = s_rope,
-    .swiglu = s_swiglu,
+    .swiglu = s_glu,
     .swiglu_bwd = s_swiglu_bwd,
     .exp_row = s_exp_row,
     .max_row = s_max_row,

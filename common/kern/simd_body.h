@@ -112,7 +112,8 @@ static void s_rope(float *x, size_t n_heads, size_t D, size_t n_rot, ew_rope_kin
     }
 }
 
-static void s_swiglu(const float *gate, const float *up, size_t n, float *y)
+/* For tables without simd_glu.h. */
+EW_UNUSED static void s_swiglu(const float *gate, const float *up, size_t n, float *y)
 {
     EACH(n)
     {
