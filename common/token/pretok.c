@@ -150,12 +150,33 @@ ew_status ew_pretok_lookup(const char *name, const ew_split **ret_splits, size_t
         name, ew_buf_str(&list));
 }
 
+/* Equal but for how a line end is written: as itself or as an escape. */
+static bool same_pattern(const char *a, const char *b)
+{
+    while (*a != '\0' && *b != '\0') {
+        bool cr = *a == '\r' || *b == '\r';
+        if (*a != *b && (cr || *a == '\n' || *b == '\n')) {
+            const char *other = *a == '\r' || *a == '\n' ? b : a;
+            if (other[0] != '\\' || other[1] != (cr ? 'r' : 'n')) {
+                return false;
+            }
+            a += other == a;
+            b += other == b;
+        } else if (*a != *b) {
+            return false;
+        }
+        a++;
+        b++;
+    }
+    return *a == *b;
+}
+
 const char *ew_pretok_name_of(const ew_split *splits, size_t n)
 {
     for (size_t i = 0; i < EW_COUNT(known); i++) {
         bool same = known[i].n == n;
         for (size_t k = 0; same && k < n; k++) {
-            same = strcmp(known[i].splits[k].pattern, splits[k].pattern) == 0 &&
+            same = same_pattern(known[i].splits[k].pattern, splits[k].pattern) &&
                    known[i].splits[k].mode == splits[k].mode && known[i].splits[k].invert == splits[k].invert;
         }
         if (same) {

@@ -325,6 +325,46 @@ static void ends_of_a_text_are_what_the_files_say(void **state)
     assert_ends("bpe-gpt4o", NULL, NULL);
 }
 
+/* Every allocation from making the tokenizer to the decoded text fails once. */
+static void check_no_memory(const char *name)
+{
+    static const char text[] = "MiXed <keep> caf\xC3\xA9 12 \xF0\x9F\x9A\x80 \xE6\xA8\xA1\xFF words the model";
+    ew_error err = EW_ERROR_INIT;
+    char dir[900];
+    bool done = false;
+    EW_AUTO(ew_vocab) v = NULL;
+    golden_dir(dir, sizeof(dir), name);
+    CHECK(ew_vocab_from_hf(dir, &v, &err));
+    for (uint64_t n = 1; !done; n++) {
+        EW_AUTO(ew_tokenizer) tok = NULL;
+        EW_AUTO_TOKENS ids = {0};
+        EW_AUTO_BUF out = {0};
+        assert_true(n < 10000);
+        ew_mem_fail_at(n);
+        ew_status st = ew_tokenizer_new(v, &tok, &err);
+        if (st == EW_OK) {
+            st = ew_tokenizer_encode(tok, text, sizeof(text) - 1, EW_ENCODE_BOS, &ids, &err);
+        }
+        if (st == EW_OK) {
+            st = ew_tokenizer_decode(tok, ids.id, ids.n, 0, &out, &err);
+        }
+        ew_mem_fail_at(0);
+        assert_true(st == EW_OK || st == EW_ENOMEM);
+        done = st == EW_OK;
+    }
+}
+
+static void failed_allocations_are_clean_errors_in_every_kind(void **state)
+{
+    (void)state;
+    check_no_memory("unigram-t5");
+    check_no_memory("unigram-lower");
+    check_no_memory("wordpiece");
+    check_no_memory("spm-unigram-bytes");
+    check_no_memory("spm-bpe");
+    check_no_memory("bpe-falcon");
+}
+
 /* With EW_SHARED ------------------------------------------------------------------------------------------------ */
 
 static const char *shared_or_skip(void)
@@ -461,6 +501,7 @@ int main(void)
         cmocka_unit_test(byte_level_with_steps_after_it_as_tokenizers),
         cmocka_unit_test(byte_level_from_merges_txt_as_tokenizers),
         cmocka_unit_test(ends_of_a_text_are_what_the_files_say),
+        cmocka_unit_test(failed_allocations_are_clean_errors_in_every_kind),
         cmocka_unit_test(llama_cpp_gpt2_lines_are_reproduced),
         cmocka_unit_test(llama_cpp_llama_spm_lines_are_reproduced),
         cmocka_unit_test(llama_cpp_phi3_lines_are_reproduced),

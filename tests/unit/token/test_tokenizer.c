@@ -403,6 +403,71 @@ static void known_pre_tokenizers_cut_as_their_models_do(void **state)
     assert_cut("default", "x=12345", "[x][=][123][45]");
     assert_cut("falcon", "x=12345`", "[x][=][123][45][`]");
     assert_cut("gpt-4o", "camelCase don't", "[camel][Case][ don't]");
+    assert_cut("tekken", "camelCase 123", "[camel][Case][ ][1][2][3]");
+    assert_cut("deepseek-v3", "a1234 (x\xE6\xA8\xA1", "[a][123][4][ (][x][\xE6\xA8\xA1]");
+    assert_cut("deepseek-coder", "ab 12\n", "[ab][ ][1][2][\n]");
+    assert_cut("qwen35", "e\xCC\x81x", "[e\xCC\x81x]");
+    assert_cut("bloom", "a, b", "[a][,][ b]");
+    /* U+180E is no white space any more */
+    assert_cut("gpt-2", "a \xE1\xA0\x8E", "[a][ \xE1\xA0\x8E]");
+}
+
+static void steps_may_change_the_text_for_those_after_them(void **state)
+{
+    (void)state;
+    ew_split splits[] = {{(char *)(uintptr_t) "\\s+", EW_SPLIT_REMOVED, false},
+                         {(char *)(uintptr_t) "first", EW_SPLIT_METASPACE, false},
+                         {(char *)(uintptr_t) "", EW_SPLIT_SPELLED, false},
+                         {(char *)(uintptr_t) "\xC2\xBC", EW_SPLIT_ISOLATED, false}}; /* how the byte BC is spelled */
+    EW_AUTO(ew_pretok) p = NULL;
+    EW_AUTO(ew_pretok_match) m = NULL;
+    joined j = {{0}};
+    CHECK(ew_pretok_new(splits, 2, &p, NULL));
+    CHECK(ew_pretok_match_new(p, &m, NULL));
+    CHECK(ew_pretok_run(m, "ab cd", 5, true, join_piece, &j, NULL));
+    CHECK(ew_pretok_run(m, "ef", 2, false, join_piece, &j, NULL));
+    assert_string_equal(ew_buf_str(&j.buf), "[\xE2\x96\x81"
+                                            "ab][cd][ef]");
+    ew_pretok_match_free(&m);
+    ew_pretok_free(&p);
+    ew_buf_clear(&j.buf);
+    CHECK(ew_pretok_new(splits + 2, 2, &p, NULL));
+    CHECK(ew_pretok_match_new(p, &m, NULL));
+    CHECK(ew_pretok_run(m, "a\xEF\xBC\x93", 4, true, join_piece, &j, NULL));
+    assert_string_equal(ew_buf_str(&j.buf), "[a\xEF][\xBC][\x93]");
+    ew_buf_release(&j.buf);
+}
+
+static ew_status count_piece(const char *piece, size_t size, void *ctx, ew_error *reterr)
+{
+    (void)piece;
+    (void)size;
+    (void)reterr;
+    (*(size_t *)ctx)++;
+    return EW_OK;
+}
+
+static void one_match_may_be_as_long_as_the_text(void **state)
+{
+    (void)state;
+    static const char runs[] = " A1!\n";
+    const ew_split *splits;
+    size_t n;
+    size_t size = (size_t)12 << 20;
+    EW_AUTO(ew_pretok) p = NULL;
+    EW_AUTO(ew_pretok_match) m = NULL;
+    char *text = ew_malloc(size, 1);
+    assert_non_null(text);
+    CHECK(ew_pretok_lookup("gpt-4o", &splits, &n, NULL));
+    CHECK(ew_pretok_new(splits, n, &p, NULL));
+    CHECK(ew_pretok_match_new(p, &m, NULL));
+    for (size_t i = 0; i < sizeof(runs) - 1; i++) {
+        size_t pieces = 0;
+        memset(text, runs[i], size);
+        CHECK(ew_pretok_run(m, text, size, true, count_piece, &pieces, NULL));
+        assert_int_equal(pieces, runs[i] == '1' ? size / 3 : 1);
+    }
+    ew_free(text);
 }
 
 int main(void)
@@ -423,6 +488,8 @@ int main(void)
         cmocka_unit_test(failed_allocation_anywhere_leaves_a_clean_error),
         cmocka_unit_test(copy_is_equal_and_independent),
         cmocka_unit_test(known_pre_tokenizers_cut_as_their_models_do),
+        cmocka_unit_test(steps_may_change_the_text_for_those_after_them),
+        cmocka_unit_test(one_match_may_be_as_long_as_the_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
