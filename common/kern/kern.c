@@ -10,8 +10,6 @@
 
 /* Below this many tokens, float weights are multiplied row by row instead of packed: the product is bound by memory. */
 #define ROWWISE_TOK 4
-/* The same where a table takes several tokens at a time. */
-#define ROWS_DOT_TOK 8
 /* Weights of a task for few tokens: some microseconds' worth of reading. */
 #define DOT_TASK_ELEMS 65536
 
@@ -120,16 +118,13 @@ static size_t carve_xq(uint8_t *scratch, size_t T, size_t C, bool dot, ew_xq *x)
     return at + 7 * one + (dot ? 2 * one + T * EW_ALIGN_UP(C, EW_XQ_P) : 0);
 }
 
-/* Only so many tokens get the arrays that dot alone needs: at least dot_tokens of every table that uses them. */
-#define DOT_TOKENS_MAX 8
-
 /* Never less for more tokens: callers take the figure of their largest batch. */
 size_t ew_matmul_scratch(const ew_mat *w, size_t T)
 {
     if (!is_q(w->dtype)) {
         return 0;
     }
-    size_t few = carve_xq(NULL, EW_MIN(T, (size_t)DOT_TOKENS_MAX), w->cols, true, NULL);
+    size_t few = carve_xq(NULL, EW_MIN(T, (size_t)EW_MATMUL_FEW), w->cols, true, NULL);
     return EW_MAX(few, carve_xq(NULL, T, w->cols, false, NULL));
 }
 
@@ -200,7 +195,7 @@ static void run_q(const ew_exec *e, q_job *j, void *scratch)
 {
     size_t C = j->w[0]->cols;
     j->dot = j->k->rows == 0 || j->T <= j->k->dot_tokens;
-    (void)carve_xq(scratch, j->T, C, j->dot && j->T <= DOT_TOKENS_MAX, &j->xq);
+    (void)carve_xq(scratch, j->T, C, j->dot && j->T <= EW_MATMUL_FEW, &j->xq);
     ew_par_for(e->pool, j->T, EW_MAX((size_t)1, 8192 / C), quant_rows, j);
     j->rows_per_task = j->dot ? EW_MAX((size_t)16, DOT_TASK_ELEMS / C) : j->k->rows;
     for (size_t i = 0; i < j->n; i++) {
@@ -269,7 +264,7 @@ static void row_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
 static bool rowwise(const ew_exec *e, const ew_mat *w, size_t T)
 {
     if (e->kern->rows_dot != NULL) {
-        return T <= ROWS_DOT_TOK;
+        return T <= EW_MATMUL_FEW;
     }
     return e->kern->gemm_micro != NULL && T < ROWWISE_TOK && (w->dtype == EW_DTYPE_F32 || w->dtype == EW_DTYPE_F16);
 }

@@ -5,8 +5,10 @@
  *
  * Determinism: for one kernel table the result of every function here and in ops.h is the same whatever the number of threads.
  * In ew_matmul_f32, ew_matmul_dx and ew_gemm each output element is one chain of fused multiply-adds in the order of the
- * summed index, so a row alone and the same row in a batch agree bit for bit too; for the integer products likewise. The
- * "ref" table is plain C, accumulates in double, and gives the same bits on every machine.
+ * summed index, so a row alone and the same row in a batch agree bit for bit too. In ew_matmul they agree bit for bit among
+ * batches of up to EW_MATMUL_FEW tokens, and among larger ones; between the two kinds only to f32 rounding (about 1e-6 of the
+ * largest result: the same exact integers or the same products, added in another order). The "ref" table is plain C, accumulates
+ * in double, and gives the same bits on every machine and for every T.
  * No function allocates, but for one block of 2 MiB at a thread's first use (pages of it count as they are touched: a decode
  * touches about 0.1 MiB, training 0.7 MiB), which ew_kern_reserve can set aside before; everything else is `scratch`.
  * Locking: tables are immutable; the functions may run in several threads on disjoint outputs. One ew_pool serves one
@@ -51,10 +53,17 @@ ew_mat ew_mat_make(ew_dtype dtype, size_t rows, size_t cols, const void *data);
 /* Rows [first, first + n) of m. */
 ew_mat ew_mat_rows(const ew_mat *m, size_t first, size_t n);
 
+/* Up to so many tokens ew_matmul goes along the rows of the weights as they are stored, bound by memory (decoding, a draft's
+ * tokens); above it weights are unpacked, some rows at a time, into panels that all the tokens pass (prompts). */
+#define EW_MATMUL_FEW 8
+
 /* y = x W^T.  x:[T,C], W:[F,C], y:[T,F] overwritten.  Cost 2*T*F*C flop.
- * F32/F16/BF16 weights: f32 arithmetic, as ew_matmul_f32. Q8_0 and Q4_0: x is quantised once to Q8_0 blocks and the product
- * is integer dot products per block, scaled and summed in f32 (the arithmetic of llama.cpp's CPU backend); ref does the same.
- * scratch: ew_matmul_scratch(w, T) bytes, 64-byte aligned (0 bytes: may be NULL). For decoding and prompt evaluation. */
+ * F32/F16/BF16 weights: f32 arithmetic, as ew_matmul_f32. Quantised weights: x is quantised once, to signed bytes in blocks of 32
+ * with an f32 scale (max / 127), and the product is exact integer dot products of 32 or 16 elements, scaled and summed in f32
+ * (the idea of llama.cpp's CPU backend, there with an f16 scale or blocks of 256); ref does the same. Against f32 activations an
+ * element errs by up to 1/254 of its block's largest.
+ * scratch: ew_matmul_scratch(w, T) bytes, 64-byte aligned (0 bytes: may be NULL); never less for a larger T. For decoding and
+ * prompt evaluation. */
 void ew_matmul(const ew_exec *e, const ew_mat *w, const float *x, size_t T, float *y, void *scratch);
 size_t ew_matmul_scratch(const ew_mat *w, size_t T);
 

@@ -320,7 +320,7 @@ static void mul(ew_dtype t, const void *panel, const ew_xq *x, size_t b0, size_t
 const ew_qkern ew__qkern_avx2 = {
     .quant_x = quant_x,
     .dot = ew__qdot_avx2,
-    .dot_tokens = 8,
+    .dot_tokens = EW_MATMUL_FEW,
     .rows = PANEL_ROWS,
     .kb = PANEL_KB,
     .pack = pack,

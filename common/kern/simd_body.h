@@ -381,7 +381,11 @@ static inline __attribute__((always_inline)) void row_dot(ew_dtype t, const uint
     {
         s[k][0] = s[k][1] = s[k][2] = s[k][3] = v_zero();
     }
+    const size_t bytes = t == EW_DTYPE_F32 ? 4 : 2;
     for (; i + 4 * VW <= C; i += 4 * VW) {
+        for (size_t j = 0; j < 4 * VW * bytes && N > 2; j += 64) {
+            _mm_prefetch((const char *)w + i * bytes + 4096 + j, _MM_HINT_T0); /* as in qdot_avx512.c */
+        }
         _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)
         {
             vf v = weights(t, w, i + j * VW);
@@ -394,7 +398,7 @@ static inline __attribute__((always_inline)) void row_dot(ew_dtype t, const uint
     for (; i < C; i += VW) {
         float tail[VW] = {0};
         size_t m = EW_MIN((size_t)VW, C - i);
-        ew__dequant_row_ref(t, w + (t == EW_DTYPE_F32 ? 4 : 2) * i, tail, m);
+        ew__dequant_row_ref(t, w + bytes * i, tail, m);
         _Pragma("GCC unroll 4") for (size_t k = 0; k < N; k++)
         {
             s[k][0] = v_fma(v_load(tail), v_loadn(x + k * C + i, m), s[k][0]);

@@ -1,5 +1,7 @@
-/* Kernel speeds as CSV: name,shape,isa,threads,seconds,GFLOP/s,GB/s. Arguments: ISA (default: best), threads (default 2).
- * With one thread the seconds are CPU time: they hold on a busy machine too. */
+/* Kernel speeds as CSV: name,shape,isa,threads,seconds,GFLOP/s,GB/s,share of the 8-bit peak,share of the read bandwidth (both
+ * measured at the start; the shares mean something for products of quantised types with many tokens, and with one).
+ * Arguments: ISA (default: best), threads (default 2), then "weights" for the products of inference alone or types ("q4_k" ...).
+ * With one thread the seconds are CPU time: they hold on a busy machine too, the measured limits less so. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,11 +10,13 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kern/ops.h"
+#include "probe/peak.h"
 #include "sys/pool.h"
 
 static ew_exec e;
 static unsigned n_threads;
 static ew_rng rng;
+static double peak_int8, peak_read;
 
 static uint64_t now_ns(void)
 {
@@ -41,14 +45,15 @@ static float *randoms(size_t n)
             runs++;                                                                                                    \
         } while ((took = now_ns() - start) < 300000000u);                                                              \
         double s = (double)took * 1e-9 / (double)runs;                                                                 \
-        printf("%s,%s,%s,%u,%.6g,%.1f,%.1f\n", name, shape, ew_kern_name(e.kern), n_threads, s,                        \
-               (double)(flop) / s / 1e9, (double)(bytes) / s / 1e9);                                                   \
+        printf("%s,%s,%s,%u,%.6g,%.1f,%.1f,%.2f,%.2f\n", name, shape, ew_kern_name(e.kern), n_threads, s,              \
+               (double)(flop) / s / 1e9, (double)(bytes) / s / 1e9, (double)(flop) / s / peak_int8,                    \
+               (double)(bytes) / s / peak_read);                                                                       \
         fflush(stdout);                                                                                                \
     } while (0)
 
 static void bench_weight(ew_dtype t, size_t F, size_t C)
 {
-    const size_t tokens[] = {1, 4, 32, 512};
+    const size_t tokens[] = {1, 4, 8, 32, 128, 512};
     size_t row = 0, n_copies = 1;
     EW_ASSERT(ew_dtype_row_bytes(t, C, &row));
     /* Enough copies that a single token finds its weights in memory, not in the cache. */
@@ -58,8 +63,9 @@ static void bench_weight(ew_dtype t, size_t F, size_t C)
     uint8_t *data = ew_aligned(F * row * n_copies);
     float *x = randoms(512 * C), *y = randoms(512 * F), *w = randoms(C);
     EW_ASSERT(data != NULL);
-    for (size_t f = 0; f < F * n_copies; f++) {
-        ew_quant_row(t, w, data + f * row, C);
+    ew_quant_row(t, w, data, C);
+    for (size_t f = 1; f < F * n_copies; f++) {
+        memcpy(data + f * row, data, row);
     }
     for (size_t i = 0; i < EW_COUNT(tokens); i++) {
         size_t T = tokens[i], next = 0;
@@ -149,6 +155,22 @@ static void bench_loss(size_t T, size_t V, size_t C)
     ew_free(w), ew_free(x), ew_free(dx), ew_free(dw), ew_free(nll), ew_free(ids), ew_free(scratch);
 }
 
+static void bench_weights(void)
+{
+    const ew_dtype types[] = {EW_DTYPE_Q4_0,   EW_DTYPE_Q4_1,   EW_DTYPE_Q5_0, EW_DTYPE_Q5_1, EW_DTYPE_Q8_0,
+                              EW_DTYPE_Q2_K,   EW_DTYPE_Q3_K,   EW_DTYPE_Q4_K, EW_DTYPE_Q5_K, EW_DTYPE_Q6_K,
+                              EW_DTYPE_IQ4_NL, EW_DTYPE_IQ4_XS, EW_DTYPE_F16,  EW_DTYPE_BF16, EW_DTYPE_F32};
+    for (size_t i = 0; i < EW_COUNT(types); i++) {
+        if (ew_dtype_get(types[i])->quantize) {
+            bench_weight(types[i], 2048, 2048);
+        }
+    }
+    bench_weight(EW_DTYPE_Q4_0, 576, 576);
+    bench_weight(EW_DTYPE_Q4_0, 2048, 5632);
+    bench_weight(EW_DTYPE_Q8_0, 2048, 5632);
+    bench_weight(EW_DTYPE_Q4_K, 5632, 2048);
+}
+
 int main(int argc, char **argv)
 {
     ew_error err = EW_ERROR_INIT;
@@ -159,7 +181,28 @@ int main(int argc, char **argv)
         return 2;
     }
     ew_rng_init(&rng, 1, 0);
-    printf("name,shape,isa,threads,seconds,GFLOP/s,GB/s\n");
+    peak_int8 = ew_peak_int8(e.pool);
+    if (ew_peak_read(e.pool, &peak_read, &err) != EW_OK) {
+        fprintf(stderr, "%s\n", err.msg);
+        return 1;
+    }
+    printf("name,shape,isa,threads,seconds,GFLOP/s,GB/s,of_int8_peak,of_read\n");
+    printf("limits,,%s,%u,,%.1f,%.1f,1,1\n", ew_kern_name(e.kern), n_threads, peak_int8 / 1e9, peak_read / 1e9);
+    for (int i = 3; i < argc; i++) {
+        ew_dtype t;
+        if (strcmp(argv[i], "weights") == 0) {
+            bench_weights();
+        } else if (ew_dtype_parse(argv[i], &t) && ew_dtype_get(t)->quantize) {
+            bench_weight(t, 2048, 2048);
+        } else {
+            fprintf(stderr, "%s: no type that can be made here\n", argv[i]);
+            return 2;
+        }
+    }
+    if (argc > 3) {
+        ew_pool_free(&e.pool);
+        return 0;
+    }
     bench_training(2048, 128, 128);
     bench_training(2048, 384, 128);
     bench_training(2048, 768, 256);
@@ -169,11 +212,7 @@ int main(int argc, char **argv)
     bench_loss(2048, 4096, 128);
     bench_loss(2048, 4096, 256);
     bench_rows(2048, 256, 768);
-    bench_weight(EW_DTYPE_Q8_0, 2048, 2048);
-    bench_weight(EW_DTYPE_Q8_0, 2048, 5632);
-    bench_weight(EW_DTYPE_Q4_0, 2048, 2048);
-    bench_weight(EW_DTYPE_Q4_0, 5632, 2048);
-    bench_weight(EW_DTYPE_F16, 2048, 2048);
+    bench_weights();
     ew_pool_free(&e.pool);
     return 0;
 }
