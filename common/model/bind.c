@@ -86,12 +86,16 @@ static ew_status need_tensor(binder *b, const char *name, uint32_t n_dims, uint6
                              const ew_tensor_view **ret)
 {
     const ew_tensor_view *t = find(b->m, name);
+    if (t == NULL && name[0] == '\0') {
+        return ew_fail(b->err, EW_EUNSUPPORTED, "the configuration asks for a tensor that '%s' models do not have",
+                       b->m->arch->name);
+    }
     if (t == NULL) {
         return ew_fail(b->err, EW_ECORRUPT, "the tensor '%s' is missing", name);
     }
     char shape[96];
     uint64_t elems = dim0 * dim1;
-    bool fits = t->dims[0] == dim0 && (t->n_dims < 2 || t->dims[1] == dim1) && (t->n_dims < 3 || t->dims[2] == 1) &&
+    bool fits = t->dims[0] == dim0 && (t->n_dims < 2 ? 1 : t->dims[1]) == dim1 && (t->n_dims < 3 || t->dims[2] == 1) &&
                 (t->n_dims < 4 || t->dims[3] == 1) && (n_dims == 1 || t->n_dims >= 2);
     if (!fits) {
         return ew_fail(b->err, EW_ECORRUPT, "the tensor '%s' is %s; the configuration asks for [%llu, %llu]", name,

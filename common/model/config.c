@@ -89,6 +89,9 @@ ew_status ew_model_config_check(const ew_model_config *cfg, ew_error *reterr)
         return ew_fail(reterr, EW_ECORRUPT, "a context of %u does not fit a table of %u positions", cfg->n_ctx_train,
                        cfg->n_pos);
     }
+    if (cfg->norm_after && cfg->parallel) {
+        return ew_fail(reterr, EW_EUNSUPPORTED, "norms after the sums are not supported in a parallel block");
+    }
     if (cfg->n_types > 1024) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "%u token types are over the limit of 1024", cfg->n_types);
     }

@@ -417,7 +417,9 @@ static ew_status block(const reader *r)
     EW_TRY(bool_of(r, "use_parallel_residual", &on));
     cfg->parallel = on;
     on = true;
-    EW_TRY(bool_of(r, "do_layer_norm_before", &on));
+    if (flags & EW_ARCH_POSITIONS) { /* OPT's; the rotary families know no such key */
+        EW_TRY(bool_of(r, "do_layer_norm_before", &on));
+    }
     cfg->norm_after = cfg->encoder || !on;
     on = false;
     EW_TRY(bool_of(r, "qk_layernorm", &on));

@@ -366,6 +366,59 @@ static void old_names_of_berts_norms_are_known(void **state)
     ew_model_unref(&m);
 }
 
+/* A file with norms of heads in one dimension says nothing of the other heads. */
+static void a_norm_for_one_head_is_no_norm_for_all(void **state)
+{
+    (void)state;
+    EW_AUTO(ew_gguf) g = NULL;
+    EW_AUTO(ew_gguf_writer) w = NULL;
+    ew_model *m = NULL;
+    ew_error why = EW_ERROR_INIT;
+    assert_ok(ew_gguf_open(DIR "stablelm-12b/model.gguf", &g, err));
+    assert_ok(ew_gguf_writer_new(path_of("one-head.gguf"), &w, err));
+    ew_gguf_add_all_from(w, g, NULL);
+    size_t n = ew_gguf_n_tensors(g);
+    for (int write = 0; write < 2; write++) {
+        for (size_t i = 0; i < n; i++) {
+            const ew_tensor_view *t = ew_gguf_tensor(g, i);
+            bool one = ew_str_ends(t->name, "attn_k_norm.weight");
+            assert_ok(write == 0 ? ew_gguf_add_tensor(w, t->name, t->dtype, one ? 1 : t->n_dims, t->dims, err)
+                                 : ew_gguf_write(w, t->data, one ? t->dims[0] * sizeof(float) : t->bytes, err));
+        }
+        assert_ok(write == 0 ? ew_gguf_writer_begin(w, err) : ew_gguf_writer_commit(w, err));
+    }
+    assert_int_equal(ew_model_open(path_of("one-head.gguf"), NULL, &m, &why), EW_ECORRUPT);
+    assert_non_null(strstr(why.msg, "attn_k_norm"));
+}
+
+static void options_of_other_families_change_nothing(void **state)
+{
+    (void)state;
+    EW_AUTO_BUF config = {0};
+    EW_AUTO_BUF weights = {0};
+    float want[128], got[128];
+    ew_model_config cfg = tiny_config();
+    assert_ok(ew_dir_make(path_of("other"), 0700, err));
+    assert_ok(ew_file_read(DIR "phi2/hf/config.json", 1 << 16, &config, err));
+    assert_int_equal(config.data[0], '{');
+    ew_buf_consume(&config, 1);
+    EW_AUTO_BUF more = {0};
+    ew_buf_adds(&more, "{\"do_layer_norm_before\": false, ");
+    ew_buf_add(&more, config.data, config.size);
+    assert_ok(ew_file_replace(path_of("other/config.json"), more.data, more.size, 0600, err));
+    assert_ok(ew_file_read(DIR "phi2/hf/model.safetensors", 1 << 20, &weights, err));
+    assert_ok(ew_file_replace(path_of("other/model.safetensors"), weights.data, weights.size, 0600, err));
+    ew_model *m = open_hf("phi2");
+    run(m, NULL, want);
+    ew_model_unref(&m);
+    assert_ok(ew_model_open(path_of("other"), NULL, &m, err));
+    run(m, NULL, got);
+    assert_memory_equal(want, got, ew_model_config_of(m)->V * sizeof(float));
+    ew_model_unref(&m);
+    cfg.norm_after = cfg.parallel = true; /* a parallel layer may have one norm; these need two */
+    assert_int_equal(ew_model_config_check(&cfg, NULL), EW_EUNSUPPORTED);
+}
+
 static void what_gguf_cannot_say_is_not_written(void **state)
 {
     (void)state;
@@ -398,6 +451,8 @@ int main(void)
         cmocka_unit_test(copies_are_counted),
         cmocka_unit_test(scaling_and_stored_divisors_survive_saving_twice),
         cmocka_unit_test(old_names_of_berts_norms_are_known),
+        cmocka_unit_test(a_norm_for_one_head_is_no_norm_for_all),
+        cmocka_unit_test(options_of_other_families_change_nothing),
         cmocka_unit_test(what_gguf_cannot_say_is_not_written),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
