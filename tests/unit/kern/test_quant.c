@@ -158,9 +158,69 @@ static void any_bytes_are_dequantised_without_harm(void **state)
     }
 }
 
+/* dst[M, N] = a[M, K] b[K, N] with any strides of b, in double. */
+static void plain_product(const float *a, const float *b, size_t b_row, size_t b_col, size_t M, size_t N, size_t K,
+                          float *dst)
+{
+    for (size_t i = 0; i < M; i++) {
+        for (size_t j = 0; j < N; j++) {
+            double s = 0.0;
+            for (size_t k = 0; k < K; k++) {
+                s += (double)a[i * K + k] * (double)b[k * b_row + j * b_col];
+            }
+            dst[i * N + j] = (float)s;
+        }
+    }
+}
+
+static void close_to(const char *what, ew_dtype t, const float *got, const float *want, size_t n, float bound)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!(fabsf(got[i] - want[i]) <= bound)) {
+            fail_msg("%s of %s: element %zu is %g, not %g", what, ew_dtype_name(t), i, (double)got[i], (double)want[i]);
+        }
+    }
+}
+
+/* Training's products, whose tiles do not end where blocks of 256 end. */
+static void float_products_take_every_type_in_every_table(void **state)
+{
+    (void)state;
+    enum {
+        F = 45,
+        C = 768,
+        T_MAX = 9
+    };
+    static float w[F * C], y[T_MAX * F], y2[T_MAX * F], dx[T_MAX * C], dx2[T_MAX * C];
+    _Alignas(64) static unsigned char bytes[F * C * 4];
+    const size_t tokens[] = {1, 2, T_MAX};
+    normals(1.0f);
+    for (size_t t = 0; t < EW_COUNT(budget); t++) {
+        size_t row = 0;
+        assert_true(ew_dtype_row_bytes(budget[t].type, C, &row));
+        ew_quant_row(budget[t].type, x, bytes, (size_t)F * C);
+        ew_dequant_row(budget[t].type, bytes, w, (size_t)F * C);
+        ew_mat m = ew_mat_make(budget[t].type, F, C, bytes);
+        const float *in = x + F * C, *dy = x + (F + T_MAX) * C;
+        for (size_t n = 0; n < EW_COUNT(tokens); n++) {
+            size_t T = tokens[n];
+            plain_product(in, w, 1, C, T, F, C, y2);
+            plain_product(dy, w, C, 1, T, C, F, dx2);
+            for (size_t i = 0; ew_kern_at(i) != NULL; i++) {
+                ew_exec e = {.kern = ew_kern_at(i)};
+                ew_matmul_f32(&e, &m, in, T, y, false);
+                ew_matmul_dx(&e, &m, dy, T, dx, false, NULL);
+                close_to("product", budget[t].type, y, y2, T * F, 2e-3f);
+                close_to("gradient", budget[t].type, dx, dx2, T * C, 2e-4f);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(float_products_take_every_type_in_every_table),
         cmocka_unit_test(each_type_stays_within_its_error_budget),
         cmocka_unit_test(every_type_that_can_be_computed_can_be_made_and_has_a_budget),
         cmocka_unit_test(a_value_that_is_no_number_leaves_the_others_alone),
