@@ -199,7 +199,7 @@ double ew_cost_seconds(const ew_device_caps *caps, const ew_model_config *cfg, c
 /* Measured: the part of a compute thread's block (kern/work.c) and stack that passes touch. */
 #define THREAD_BYTES (640u << 10)
 /* Measured: pages of the program and its libraries that are first touched while it scores, tunes and writes the result. */
-#define CODE_BYTES (512u << 10)
+#define CODE_BYTES (768u << 10)
 #define TRAIN_CODE_BYTES (384u << 10)
 #define VOCAB_ENTRY_BYTES 160u
 #define METADATA_MAX (64u << 20)
