@@ -177,6 +177,47 @@ static ew_status prompt_ids(const generate_args *a, const ew_model *m, ew_buf *p
     return ew_tokenizer_encode(ew_model_tokenizer(m), prompt->data, prompt->size, flags, out, reterr);
 }
 
+/* What a draft takes of the memory limit: its weights, a session as long as the model's may be, and the distributions. */
+static ew_status draft_bytes(const generate_args *a, const ew_model *draft, const ew_session_opt *so, uint64_t *ret,
+                             ew_error *reterr)
+{
+    const ew_model_config *c = ew_model_config_of(draft);
+    ew_memory_plan plan;
+    ew_session_opt o = *so;
+    o.n_ctx = so->n_ctx != 0 ? EW_MIN(so->n_ctx, c->n_ctx_train) : 0;
+    EW_TRY(ew_session_memory(draft, &o, &plan, reterr));
+    uint64_t rows = 2 * (a->n_draft != 0 ? (uint64_t)a->n_draft : EW_DRAFT_DEFAULT) + 2;
+    *ret = plan.weights_bytes + plan.kv_bytes + plan.workspace_bytes + rows * c->V * sizeof(float);
+    return EW_OK;
+}
+
+/* The session of the model, and that of the draft if there is one. */
+static ew_status open_sessions(const generate_args *a, const ew_model *m, const ew_model *draft, ew_session_opt *so,
+                               ew_session **ret, ew_session **ret_draft, ew_error *reterr)
+{
+    char b1[32];
+    char b2[32];
+    uint64_t limit = a->memory_limit;
+    uint64_t taken = 0;
+    if (draft != NULL && limit != 0) {
+        EW_TRY(draft_bytes(a, draft, so, &taken, reterr));
+        if (taken >= limit) {
+            return ew_fail(reterr, EW_ELIMIT, "the draft does not fit into %s: it takes %s. HINT: leave out --draft",
+                           ew_str_bytes(b1, sizeof(b1), limit), ew_str_bytes(b2, sizeof(b2), taken));
+        }
+    }
+    ew_status st = ew_cli_session_open(m, so, limit - taken, a->n_ctx != 0, ret, reterr);
+    if (st != EW_OK) {
+        return taken != 0 ? ew_wrap(reterr, st, "beside the draft's %s", ew_str_bytes(b1, sizeof(b1), taken)) : st;
+    }
+    if (draft == NULL) {
+        return EW_OK;
+    }
+    so->n_ctx = EW_MIN(ew_session_n_ctx(*ret), ew_model_config_of(draft)->n_ctx_train);
+    st = ew_session_new(draft, so, ret_draft, reterr);
+    return st == EW_OK ? EW_OK : ew_wrap(reterr, st, "the draft");
+}
+
 static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_error *reterr)
 {
     EW_AUTO_BUF prompt = {0};
@@ -197,12 +238,10 @@ static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_
     EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
     ew_session_opt so = {.n_ctx = (uint32_t)a->n_ctx, .exec = compute.exec};
     EW_TRY(ew_cli_kv_parse(a->kv, &so.kv_type, reterr));
-    EW_TRY(ew_cli_session_open(m, &so, a->memory_limit, a->n_ctx != 0, &s, reterr));
     if (a->draft != NULL) {
         EW_TRY(ew_model_open(a->draft, NULL, &draft_model, reterr));
-        so.n_ctx = EW_MIN(ew_session_n_ctx(s), ew_model_config_of(draft_model)->n_ctx_train);
-        EW_TRY(ew_cli_session_open(draft_model, &so, 0, true, &draft, reterr));
     }
+    EW_TRY(open_sessions(a, m, draft_model, &so, &s, &draft, reterr));
     ew_generate_opt go = {.max_tok = (uint32_t)a->max_tok,
                           .stop = (const char *const *)a->stop.item,
                           .n_stop = a->stop.n,

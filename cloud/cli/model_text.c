@@ -12,6 +12,7 @@
 #include "model/session.h"
 #include "sys/file.h"
 #include "text/json.h"
+#include "text/utf8.h"
 
 /* ---- tokenize ---- */
 
@@ -110,10 +111,13 @@ int ew_cli_model_tokenize(int argc, char **argv, void *ctx)
     if (!a.decode) {
         return tokenize_print(tok, &ids, &a);
     }
-    if (a.json) {
-        return ew_cli_print_json(json_pack("{s:s#}", "text", ew_buf_str(&text), (int)text.size));
+    if (a.json) { /* ids that were cut within a character decode to a part of it */
+        EW_AUTO_BUF clean = {0};
+        ew_utf8_sanitize(text.data, text.size, &clean);
+        return ew_cli_print_json(json_pack("{s:s#}", "text", ew_buf_str(&clean), (int)clean.size));
     }
-    (void)printf("%s\n", ew_buf_str(&text));
+    (void)fwrite(text.data, 1, text.size, stdout);
+    (void)printf("\n");
     return 0;
 }
 

@@ -25,6 +25,7 @@ expect 0 '"sha256": "[0-9a-f]{64}"' "$ew" model info "$golden/llama64-q4_0.gguf"
 expect 0 'SentencePiece' "$ew" model info "$golden/llama64-q4_0.gguf"
 expect 0 '"ids"' "$ew" model tokenize "$golden/llama32-f16.gguf" 'the hat' --json
 expect 0 '^the hat$' bash -c "'$ew' model tokenize '$golden/llama32-f16.gguf' --decode \"\$('$ew' model tokenize '$golden/llama32-f16.gguf' 'the hat' | cut -f1 | tr '\n' ' ')\""
+expect 0 '"text": ".+"' "$ew" model tokenize "$EW_SOURCE_DIR/models/deb-tiny.gguf" --decode '189' --json # half a character
 expect 0 'log_prob' "$ew" model logits "$golden/llama32-hf" --ids 1,5,9 --json
 expect 0 'generated at' "$ew" model generate "$golden/llama64-q8_0.gguf" 'the cat' -n 5
 expect 0 '"stop": "length"' "$ew" model generate "$golden/llama64-q8_0.gguf" 'the cat' -n 5 -T 0.7 --seed 3 --json
@@ -62,6 +63,9 @@ taken=$("$ew" model generate "$tiny" 'the' --memory-limit 1M 2>&1 | sed -n 's/.*
 limit=$(awk "BEGIN { printf \"%d\", ($taken + 1.2) * 1048576 }")
 expect 0 'the context is [0-9]+ tokens instead of 512' "$ew" model generate "$tiny" 'the' -n 2 --memory-limit "$limit"
 expect 1 'weights and tables take' "$ew" model generate "$tiny" 'the' --memory-limit 1M
+expect 1 'beside the draft' "$ew" model generate "$tiny" 'the' -n 2 --memory-limit "$((limit + 4194304))" --draft "$tiny"
+expect 1 'draft does not fit' "$ew" model generate "$tiny" 'the' --memory-limit 1M --draft "$tiny"
+expect 0 'tokens drafted' "$ew" model generate "$tiny" 'the' --ctx 64 -n 20 --memory-limit 40M --draft "$tiny"
 head -c 20000 "$golden/llama64-q8_0.gguf" >"$tmp/cut.gguf"
 expect 1 'cut.gguf' "$ew" model info "$tmp/cut.gguf"
 mkdir "$tmp/none"
