@@ -186,6 +186,8 @@ static void s_dequant_row(ew_dtype t, const void *src, float *dst, size_t n)
 
 #include "kern/simd_body.h"
 
+#include "kern/simd_attn.h"
+
 /* ---- f32 product ---- */
 
 #define MICRO(M)                                                                                                       \
@@ -278,6 +280,9 @@ static float dot_f16(const void *w, const float *x, size_t n)
         .axpy_mul = s_axpy_mul,                                                                                        \
         .dot_f64 = s_dot_f64,                                                                                          \
         .q = &(PRODUCTS),                                                                                              \
+        .attn_qk = s_attn_qk,                                                                                          \
+        .attn_pv = s_attn_pv,                                                                                          \
+        .attn_softmax = s_attn_softmax,                                                                                \
     };
 /* clang-format off */
 TABLE(ew__kern_neon, "neon", ew__qkern_neon)

@@ -27,7 +27,8 @@ ATTN_INLINE vf v_sum_each(const vf a[16])
     vf r = v_add(_mm512_shuffle_ps(t[0], t[1], 0x44), _mm512_shuffle_ps(t[0], t[1], 0xee));
     return _mm512_shuffle_f32x4(r, r, 0xd8);
 }
-#else
+#elif VW == 8
+#define v_floor(a) _mm256_floor_ps(a)
 #define v_loadh(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
 #define v_loadb(p) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
 
@@ -36,6 +37,18 @@ ATTN_INLINE vf v_sum_each(const vf a[8])
     vf lo = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
     vf hi = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
     return v_add(_mm256_permute2f128_ps(lo, hi, 0x20), _mm256_permute2f128_ps(lo, hi, 0x31));
+}
+#else /* NEON, which has v_floor and v_loadh */
+ATTN_INLINE vf v_loadb(const void *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof(v));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(v)))));
+}
+
+ATTN_INLINE vf v_sum_each(const vf a[4])
+{
+    return vpaddq_f32(vpaddq_f32(a[0], a[1]), vpaddq_f32(a[2], a[3]));
 }
 #endif
 
@@ -76,7 +89,7 @@ ATTN_INLINE void kv_prefetch(ew_dtype t, const uint8_t *row, size_t d, size_t n)
 {
     const char *p = (const char *)row + kv_bytes(t, d);
     for (size_t i = 0; i < kv_bytes(t, n); i += 64) {
-        _mm_prefetch(p + i, _MM_HINT_T0);
+        __builtin_prefetch(p + i, 0, 3);
     }
 }
 
@@ -212,7 +225,7 @@ ATTN_INLINE void pv_rows(ew_dtype t, int R, const float *p, size_t ldp, size_t r
                          size_t n, size_t D, float *o, size_t ldo)
 {
     enum {
-        N = VW == 16 ? 4 : 2
+        N = VW == 8 ? 2 : 4
     };
     const float *pr[4];
     for (size_t r = 0; r < 4; r++) {
@@ -276,7 +289,7 @@ ATTN_INLINE vf v_exp2(vf x)
     vf r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 #else
     x = v_max(v_set1(-126.0f), x);
-    vf n = _mm256_floor_ps(x);
+    vf n = v_floor(x);
     vf r = v_sub(x, n);
 #endif
     vf p = v_set1(1.867130446743706e-3f);
