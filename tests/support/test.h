@@ -15,6 +15,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -38,6 +39,15 @@
         if (test_st_ != (expected) || strstr((err)->msg, (text)) == NULL) {                                            \
             fail_msg("%s: got %s '%s', expected %s with '%s'", #expr, ew_status_name(test_st_), (err)->msg,            \
                      ew_status_name(expected), (text));                                                                \
+        }                                                                                                              \
+    } while (0)
+
+/* Ends the case as skipped where the programs of a cross build run under an emulator, which cannot do what it needs. */
+#define skip_emulated(why)                                                                                             \
+    do {                                                                                                               \
+        if (getenv("EW_EMULATED") != NULL) {                                                                           \
+            print_message("skipped under an emulator: %s\n", (why));                                                   \
+            skip();                                                                                                    \
         }                                                                                                              \
     } while (0)
 
