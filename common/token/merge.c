@@ -9,6 +9,7 @@
 #define MEMO_SLOTS 8192u
 #define MEMO_WORD 40u /* bytes of a remembered pre-token at most */
 #define MEMO_IDS 12u
+#define WAYS 4u /* children of a node of the heap: fewer levels, fewer cache misses in long stretches */
 
 struct ew__memo {
     uint8_t size, n; /* size 0 = free */
@@ -71,9 +72,9 @@ static ew_status push(ew__encoder *e, const char *s, uint32_t left, uint32_t rig
     }
     EW_TRY(ew_grow((void **)&e->heap, &e->heap_cap, e->n_heap + 1, sizeof(*e->heap), SIZE_MAX / 64));
     size_t i = e->n_heap++;
-    while (i > 0 && before(&c, &e->heap[(i - 1) / 2])) {
-        e->heap[i] = e->heap[(i - 1) / 2];
-        i = (i - 1) / 2;
+    while (i > 0 && before(&c, &e->heap[(i - 1) / WAYS])) {
+        e->heap[i] = e->heap[(i - 1) / WAYS];
+        i = (i - 1) / WAYS;
     }
     e->heap[i] = c;
     return EW_OK;
@@ -85,12 +86,13 @@ static ew__candidate pop(ew__encoder *e)
     ew__candidate last = e->heap[--e->n_heap];
     size_t i = 0;
     for (;;) {
-        size_t child = 2 * i + 1;
+        size_t child = WAYS * i + 1;
+        size_t end = EW_MIN(child + WAYS, e->n_heap);
         if (child >= e->n_heap) {
             break;
         }
-        if (child + 1 < e->n_heap && before(&e->heap[child + 1], &e->heap[child])) {
-            child++;
+        for (size_t k = child + 1; k < end; k++) {
+            child = before(&e->heap[k], &e->heap[child]) ? k : child;
         }
         if (!before(&e->heap[child], &last)) {
             break;
