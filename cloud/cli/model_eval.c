@@ -1,4 +1,5 @@
 /* `edgewise model eval`: perplexity of a text. */
+#include <math.h>
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -108,6 +109,10 @@ static ew_status eval_run(const eval_args *a, const ew_cli_app *app, ew_error *r
     uint64_t t0 = ew_mono_ns();
     EW_TRY(ew_perplexity_run(s, ids.id, ids.n, &opt, &p, reterr));
     ew_term_progress_free(&bar);
+    if (!isfinite(p.perplexity)) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s gives no finite figures for this text: its weights are damaged",
+                       a->path);
+    }
     return eval_print(a, &p, n_ctx, (double)(ew_mono_ns() - t0) * 1e-9, reterr);
 }
 

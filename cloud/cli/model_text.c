@@ -1,4 +1,5 @@
 /* `edgewise model tokenize|logits`. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -218,6 +219,9 @@ int ew_cli_model_logits(int argc, char **argv, void *ctx)
     float *logits = ew_calloc(rows, V * sizeof(float));
     st = logits == NULL ? ew_fail(&err, EW_ENOMEM, "not enough memory for %zu rows of logits", rows)
                         : logits_eval(&a, ctx, m, &ids, logits, &err);
+    if (st == EW_OK && isnan(ew_log_sum_exp(logits + (rows - 1) * V, V))) {
+        st = ew_fail(&err, EW_ECORRUPT, "%s gives no numbers for this text: its weights are damaged", a.path);
+    }
     if (st == EW_OK && a.out != NULL) {
         st = ew_file_replace(a.out, logits, rows * V * sizeof(float), 0644, &err);
     }

@@ -68,6 +68,10 @@ expect 1 'draft does not fit' "$ew" model generate "$tiny" 'the' --memory-limit 
 expect 0 'tokens drafted' "$ew" model generate "$tiny" 'the' --ctx 64 -n 20 --memory-limit 40M --draft "$tiny"
 head -c 20000 "$golden/llama64-q8_0.gguf" >"$tmp/cut.gguf"
 expect 1 'cut.gguf' "$ew" model info "$tmp/cut.gguf"
+# No numbers among the weights.
+{ head -c $(($(stat -c %s "$tiny") - 1200000)) "$tiny"; head -c 10000 /dev/zero | tr '\0' '\377'; tail -c 1190000 "$tiny"; } >"$tmp/wild.gguf"
+expect 1 'weights are damaged' "$ew" model eval "$tmp/wild.gguf" "$golden/perplexity.txt" --ctx 32 --chunks 1 --json
+expect 1 'weights are damaged' "$ew" model logits "$tmp/wild.gguf" 'the' --json
 mkdir "$tmp/none"
 expect 1 'config.json' "$ew" model info "$tmp/none"
 exit $bad
