@@ -59,10 +59,12 @@ static ew_status session_bytes(const ew_model *m, const ew_session_opt *opt, uin
 static ew_status largest_context(const ew_model *m, const ew_session_opt *opt, uint32_t n_ctx, uint64_t room,
                                  uint32_t *ret, ew_error *reterr)
 {
-    uint32_t lo = 0;
+    uint64_t need;
+    /* What the model does not allow is refused with the number that was asked for. */
+    EW_TRY(session_bytes(m, opt, n_ctx, &need, reterr));
+    uint32_t lo = need <= room ? n_ctx : 0;
     while (lo < n_ctx) {
         uint32_t mid = lo + (n_ctx - lo + 1) / 2;
-        uint64_t need;
         EW_TRY(session_bytes(m, opt, mid, &need, reterr));
         if (need <= room) {
             lo = mid;

@@ -312,10 +312,10 @@ static ew_status local_list(const reader *r, const json_t *list)
 static ew_status local_types(const reader *r, const json_t *types)
 {
     EW_AUTO_JSON list = json_array();
-    for (size_t i = 0; i < json_array_size(types); i++) {
+    for (size_t i = 0; i < json_array_size(types) && json_array_size(list) < r->cfg->L; i++) {
         const json_t *names = json_array_get(json_array_get(types, i), 0);
         json_int_t times = json_integer_value(json_array_get(json_array_get(types, i), 1));
-        for (json_int_t k = 0; k < times && k < EW_LIMIT_LAYERS; k++) {
+        for (json_int_t k = 0; k < times && json_array_size(list) < r->cfg->L; k++) {
             for (size_t n = 0; n < json_array_size(names); n++) {
                 json_array_append(list, json_array_get(names, n));
             }

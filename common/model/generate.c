@@ -191,7 +191,10 @@ static ew_status run(generation *g, const int32_t *prompt, size_t n_prompt, ew_g
     stats->prompt_s = (double)(t1 - t0) * 1e-9;
     g->room = ew_session_n_ctx(g->s) - ew_session_pos(g->s);
     if (g->opt->draft != NULL) {
-        EW_TRY(ew_session_eval(g->opt->draft, prompt, n_prompt, NULL, reterr));
+        ew_status st = ew_session_eval(g->opt->draft, prompt, n_prompt, NULL, reterr);
+        if (st != EW_OK) {
+            return ew_wrap(reterr, st, "the draft");
+        }
         EW_TRY(ew_speculator_new(g->s, g->opt->draft, g->sampler, g->opt->n_draft, &g->speculator, reterr));
         EW_TRY(loop_drafted(g, stats, reterr));
         ew_speculator_counts(g->speculator, &stats->n_drafted, &stats->n_kept);

@@ -44,7 +44,7 @@ tiny="$EW_SOURCE_DIR/models/deb-tiny.gguf"
 cmp "$tmp/plain" "$tmp/drafted" || bad=1
 grep -Eq '^[0-9]+ tokens drafted, [0-9]+ % kept' "$tmp/chatter" || bad=1
 expect 2 'vocabulary of' "$ew" model generate "$tiny" 'a' -n 5 --draft "$golden/llama64-q8_0.gguf"
-for type in F16 Q8_0 Q4_0; do
+for type in F16 Q8_0 Q4_0 Q4_K_M IQ4_NL; do
     expect 0 "$type" "$ew" model quantize "$golden/llama32-hf" "$tmp/hf-$type.gguf" --type $type
     expect 0 "$type" "$ew" model quantize "$golden/llama32-f32.gguf" "$tmp/gguf-$type.gguf" --type $type
     expect 0 '.' "$ew" model logits "$tmp/hf-$type.gguf" --ids 1,5,9 --kernel ref --out "$tmp/hf.f32"
@@ -63,6 +63,7 @@ taken=$("$ew" model generate "$tiny" 'the' --memory-limit 1M 2>&1 | sed -n 's/.*
 limit=$(awk "BEGIN { printf \"%d\", ($taken + 1.2) * 1048576 }")
 expect 0 'the context is [0-9]+ tokens instead of 512' "$ew" model generate "$tiny" 'the' -n 2 --memory-limit "$limit"
 expect 1 'weights and tables take' "$ew" model generate "$tiny" 'the' --memory-limit 1M
+expect 2 'context of 200 tokens is over the 48 positions' "$ew" model generate "$golden/families/gpt2/model.gguf" 'a' --ctx 200 --memory-limit 1G
 expect 1 'beside the draft' "$ew" model generate "$tiny" 'the' -n 2 --memory-limit "$((limit + 4194304))" --draft "$tiny"
 expect 1 'draft does not fit' "$ew" model generate "$tiny" 'the' --memory-limit 1M --draft "$tiny"
 expect 0 'tokens drafted' "$ew" model generate "$tiny" 'the' --ctx 64 -n 20 --memory-limit 40M --draft "$tiny"
