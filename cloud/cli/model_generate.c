@@ -143,6 +143,9 @@ static ew_status chat_ids(const generate_args *a, const ew_model *m, const ew_bu
     EW_AUTO_JSON vars = NULL;
     struct tm now;
     time_t t = time(NULL);
+    if (prompt->size > 0 && memchr(prompt->data, 0, prompt->size) != NULL) {
+        return ew_fail(reterr, EW_EINVAL, "a message with a zero byte: --chat takes text");
+    }
     if (template == NULL) {
         return ew_fail(reterr, EW_EUNSUPPORTED,
                        "%s has no chat template. HINT: leave out --chat and write the prompt "
@@ -242,6 +245,10 @@ static ew_status generate_run(const generate_args *a, const ew_cli_app *app, ew_
         EW_TRY(ew_model_open(a->draft, NULL, &draft_model, reterr));
     }
     EW_TRY(open_sessions(a, m, draft_model, &so, &s, &draft, reterr));
+    if (ids.n > ew_session_n_ctx(s)) {
+        return ew_fail(reterr, EW_ELIMIT, "the prompt of %zu tokens does not fit the context of %u. HINT: --ctx N",
+                       ids.n, ew_session_n_ctx(s));
+    }
     ew_generate_opt go = {.max_tok = (uint32_t)a->max_tok,
                           .stop = (const char *const *)a->stop.item,
                           .n_stop = a->stop.n,
