@@ -257,7 +257,7 @@ struct ew__loop {
     const ew__node *node;
     ew__list *source;
     size_t scan;     /* items of source looked at */
-    ew__list *items; /* those that the filter let through */
+    ew__list *items; /* those that the filter let through; source itself when there is none */
     size_t i;        /* the present one */
     ew__scope *outer;
 };
@@ -268,17 +268,27 @@ typedef enum ew__flow {
     EW__FLOW_CONTINUE
 } ew__flow;
 
+/* A string that was built lately and has room behind its end, for `s = s + t` without copying s. */
+#define EW__TAILS 4
+typedef struct ew__tail {
+    char *p;
+    uint8_t *mask;
+    size_t n, cap;
+} ew__tail;
+
 struct ew__run {
     const ew_chat_template *t;
     const struct tm *now;
     ew__region mem;
     ew_buf out, mask; /* the text so far and its marks; captures are its end */
+    ew__tail tail[EW__TAILS];
     uint64_t steps, max_steps;
     uint32_t depth;
     const ew__node *at; /* for messages */
     ew__scope *scope;
     ew__scope *globals;
     ew__flow flow;
+    uint64_t n_macros; /* made so far: they keep the scopes around them */
     ew_error *err;
 };
 
@@ -306,6 +316,8 @@ typedef struct ew__sb {
     size_t n, cap;
     ew_status st;
 } ew__sb;
+/* The first part of an empty builder: s, in its own place when there is room behind it. */
+void ew__sb_begin(ew__sb *b, ew__str s);
 void ew__sb_add(ew__sb *b, ew__str s);
 void ew__sb_text(ew__sb *b, const char *s, bool content);
 void ew__sb_cp(ew__sb *b, uint32_t cp, bool content);

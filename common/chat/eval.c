@@ -242,7 +242,7 @@ static ew_status add_strings(ew__run *r, const ew__val *a, const ew__val *b, ew_
     if (a->markup != b->markup) { /* Markup escapes what it is joined with */
         EW_TRY(ew__escape(r, a->markup ? b->u.s : a->u.s, a->markup ? &y : &x));
     }
-    ew__sb_add(&out, x.u.s);
+    ew__sb_begin(&out, x.u.s);
     ew__sb_add(&out, y.u.s);
     EW_TRY(ew__sb_done(&out, ret));
     ret->markup = a->markup || b->markup;
@@ -603,7 +603,11 @@ static ew_status eval_concat(ew__run *r, const ew__node *n, ew__val *ret)
         ew__val text;
         EW_TRY(ew__eval(r, x, &v));
         EW_TRY(ew__str_of(r, &v, &text));
-        ew__sb_add(&b, text.u.s);
+        if (x == n->a) {
+            ew__sb_begin(&b, text.u.s);
+        } else {
+            ew__sb_add(&b, text.u.s);
+        }
     }
     return ew__sb_done(&b, ret);
 }

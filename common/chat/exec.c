@@ -170,20 +170,18 @@ static ew_status exec_with(ew__run *r, const ew__node *n)
 /* Whether there is an i-th item; the filter runs as far as that needs, which a body can notice. */
 static ew_status loop_has(ew__run *r, ew__loop *l, size_t i, bool *ret)
 {
-    while (l->items->n <= i && l->scan < l->source->n) {
+    while (l->items != l->source && l->items->n <= i && l->scan < l->source->n) {
         ew__val item = l->source->v[l->scan++];
-        if (l->node->e != NULL) {
-            ew__scope *before = r->scope;
-            ew__scope *scope = NULL;
-            ew__val keep;
-            EW_TRY(ew__new_scope(r, l->outer, &scope));
-            r->scope = scope;
-            EW_TRY(assign(r, l->node->a, item));
-            EW_TRY(ew__eval(r, l->node->e, &keep));
-            r->scope = before;
-            if (!ew__truth(&keep)) {
-                continue;
-            }
+        ew__scope *before = r->scope;
+        ew__scope *scope = NULL;
+        ew__val keep;
+        EW_TRY(ew__new_scope(r, l->outer, &scope));
+        r->scope = scope;
+        EW_TRY(assign(r, l->node->a, item));
+        EW_TRY(ew__eval(r, l->node->e, &keep));
+        r->scope = before;
+        if (!ew__truth(&keep)) {
+            continue;
         }
         EW_TRY(ew__push(r, l->items, item));
     }
@@ -232,17 +230,22 @@ ew_status ew__loop_attr(ew__run *r, ew__loop *l, ew__str name, ew__val *ret)
 
 static ew_status run_loop(ew__run *r, ew__loop *l, int32_t loop_sym, bool *ret_any)
 {
-    bool more = false;
+    ew__scope *before = r->scope;
+    ew__scope *scope = NULL;
+    uint64_t n_macros = r->n_macros;
     for (l->i = 0;; l->i++) {
+        bool more = false;
         EW_TRY(loop_has(r, l, l->i, &more));
         if (!more) {
             break;
         }
-        ew__scope *scope = NULL;
-        ew__scope *before = r->scope;
         *ret_any = true;
         EW_TRY(ew__charge(r, 0));
-        EW_TRY(ew__new_scope(r, l->outer, &scope));
+        if (scope == NULL || r->n_macros != n_macros) { /* a macro may still see the last one */
+            EW_TRY(ew__new_scope(r, l->outer, &scope));
+            n_macros = r->n_macros;
+        }
+        scope->n = 0;
         r->scope = scope;
         EW_TRY(assign(r, l->node->a, l->items->v[l->i]));
         if (loop_sym >= 0) {
@@ -269,7 +272,10 @@ static ew_status exec_for(ew__run *r, const ew__node *n)
     EW_TRY(ew__eval(r, n->b, &v));
     r->at = n->b;
     EW_TRY(ew__iterate(r, &v, &source));
-    EW_TRY(ew__new_list(r, EW__LIST_LIST, EW_MIN(source->n, 64u), &items));
+    items.u.list = source;
+    if (n->e != NULL) {
+        EW_TRY(ew__new_list(r, EW__LIST_LIST, 4, &items));
+    }
     EW_TRY(ew__take(r, 1, sizeof(ew__loop), &p));
     *(ew__loop *)p = (ew__loop){.node = n, .source = source, .items = items.u.list, .outer = r->scope};
     EW_TRY(run_loop(r, p, ew__symbol(r->t, "loop"), &any));
@@ -302,6 +308,7 @@ static ew_status new_macro(ew__run *r, const ew__node *params, const ew__node *b
 {
     void *p = NULL;
     EW_TRY(ew__take(r, 1, sizeof(ew__macro), &p));
+    r->n_macros++;
     *(ew__macro *)p = (ew__macro){.params = params, .body = body, .name = "caller", .scope = r->scope};
     *ret = (ew__val){.kind = EW__MACRO, .u.macro = p};
     return EW_OK;

@@ -264,9 +264,39 @@ void ew__sb_cp(ew__sb *b, uint32_t cp, bool content)
     ew__sb_add(b, (ew__str){text, content ? ew__all_content : NULL, n});
 }
 
+void ew__sb_begin(ew__sb *b, ew__str s)
+{
+    for (size_t i = 0; i < EW__TAILS && s.n > 0; i++) {
+        ew__tail *t = &b->r->tail[i];
+        if (t->p == s.p && t->n == s.n) {
+            b->p = t->p;
+            b->mask = t->mask;
+            b->n = t->n;
+            b->cap = t->cap;
+            *t = (ew__tail){0}; /* the room is this builder's now */
+            b->st = ew__charge(b->r, 0);
+            return;
+        }
+    }
+    ew__sb_add(b, s);
+}
+
+/* The shortest of the tails makes place. */
+static void keep_tail(ew__sb *b)
+{
+    ew__tail *least = &b->r->tail[0];
+    for (size_t i = 1; i < EW__TAILS; i++) {
+        least = b->r->tail[i].n < least->n ? &b->r->tail[i] : least;
+    }
+    if (b->n > least->n) {
+        *least = (ew__tail){b->p, b->mask, b->n, b->cap};
+    }
+}
+
 ew_status ew__sb_done(ew__sb *b, ew__val *ret)
 {
     if (b->st == EW_OK) {
+        keep_tail(b);
         *ret = ew__of_str((ew__str){b->p != NULL ? b->p : "", b->mask, b->n});
     }
     return b->st;
