@@ -169,7 +169,8 @@ static void decoding_allocates_nothing(void **state)
         (void)snprintf(path, sizeof(path), GOLDEN "%s", files[f]);
         assert_ok(ew_model_open(path, NULL, &m, err));
         for (size_t i = 0; ew_kern_at(i) != NULL; i++) {
-            for (unsigned threads = 1; threads <= 4; threads *= 2) {
+            /* A sanitizer allocates itself as a thread starts, whenever that is. */
+            for (unsigned threads = 1; threads <= (SANITIZED ? 1 : 4); threads *= 2) {
                 ew_pool *pool = NULL;
                 assert_ok(ew_pool_new(threads, &pool, err)); /* new threads: they have computed nothing yet */
                 decode(m, (ew_session_opt){.n_ctx = 128, .exec = {ew_kern_at(i), pool}, .kv_type = kv[i % 3]},
