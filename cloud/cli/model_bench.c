@@ -217,6 +217,9 @@ static ew_status bench_run(const bench_args *a, const ew_cli_app *app, ew_error 
     bench_result p;
     bench_result g;
     EW_TRY(ew_model_open(a->path, &(ew_model_opt){.no_tokenizer = true, .populate = true}, &m, reterr));
+    if (ew_model_config_of(m)->encoder) {
+        return ew_fail(reterr, EW_EINVAL, "%s is an encoder: there is no generation to measure", a->path);
+    }
     EW_TRY(ew_cli_compute_open(app, a->threads, a->kernel, &compute, reterr));
     ew_session_opt so = {.n_ctx = (uint32_t)(EW_MAX(a->n_prompt, a->n_gen) + EW_MAX(a->depth, 1)),
                          .n_batch = (uint32_t)a->n_batch,

@@ -189,12 +189,18 @@ static ew_status take_out(ew__encoder *e, const ew__trie *trie, const char *s, s
     return EW_OK;
 }
 
+/* Normalisation makes more of a text (a decomposition up to 18 times as much); a vocabulary whose rules make everything of it is hostile. */
+static size_t normal_max(size_t size)
+{
+    return size < SIZE_MAX / 256 ? 64 * size + EW_MIB : SIZE_MAX / 2;
+}
+
 /* A stretch without special pieces as it was given. */
 static ew_status encode_stretch(ew__encoder *e, const char *s, size_t size, bool at_start, ew_error *reterr)
 {
     const ew_tokenizer *t = e->tok;
     const ew_vocab *v = t->v;
-    EW_AUTO_BUF normal = {.max = SIZE_MAX / 2};
+    EW_AUTO_BUF normal = {.max = normal_max(size)};
     if (v->sp) {
         bool prefix = v->prefix == EW_PREFIX_ALWAYS || (v->prefix == EW_PREFIX_FIRST && at_start);
         EW_TRY(ew__sp_normalize(t, s, size, prefix, &normal, reterr));

@@ -459,7 +459,7 @@ static ew_status step(const ew_tokenizer *t, size_t i, const char *s, size_t siz
 
 ew_status ew__normalize(const ew_tokenizer *t, const char *s, size_t size, ew_buf *out, ew_error *reterr)
 {
-    EW_AUTO_BUF other = {.max = SIZE_MAX / 2};
+    EW_AUTO_BUF other = {.max = out->max};
     for (size_t i = 0; i < t->v->n_norms; i++) {
         ew_buf_clear(&other);
         EW_TRY(step(t, i, s, size, &other, reterr));

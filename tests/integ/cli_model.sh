@@ -76,6 +76,7 @@ expect 1 'weights are damaged' "$ew" model logits "$tmp/wild.gguf" 'the' --json
 printf 'a\0b' >"$tmp/zero"
 expect 2 'zero byte' "$ew" model generate "$tiny" --chat --file "$tmp/zero"
 expect 1 'prompt of [0-9]+ tokens does not fit the context of 2. HINT: --ctx' "$ew" model generate "$tiny" 'a long prompt' --ctx 2
+expect 2 'is an encoder' "$ew" model bench "$golden/families/bert/hf"
 mkdir "$tmp/none"
 expect 1 'config.json' "$ew" model info "$tmp/none"
 exit $bad

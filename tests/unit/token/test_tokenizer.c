@@ -470,6 +470,30 @@ static void one_match_may_be_as_long_as_the_text(void **state)
     ew_free(text);
 }
 
+static void rules_that_make_everything_of_a_text_are_refused(void **state)
+{
+    (void)state;
+    ew_vocab *v = NULL;
+    ew_tokenizer *tok = NULL;
+    ew_tokens ids = {0};
+    char *much = ew_calloc(1, 50001);
+    assert_non_null(much);
+    memset(much, 'b', 50000);
+    CHECK(ew_vocab_new(EW_TOKENIZER_UNIGRAM, &v, NULL));
+    CHECK(ew_vocab_add(v, "b", 1, 0, EW_PIECE_NORMAL, NULL, NULL));
+    CHECK(ew_vocab_add_norm(v, EW_TNORM_REPLACE, 0, "a", much, NULL));
+    CHECK(ew_tokenizer_new(v, &tok, NULL));
+    CHECK(ew_tokenizer_encode(tok, "aa", 2, 0, &ids, NULL));
+    assert_int_equal(ids.n, 100000);
+    memset(much, 'a', 100);
+    assert_int_equal(ew_tokenizer_encode(tok, much, 100, 0, &ids, NULL), EW_ELIMIT);
+    assert_int_equal(ids.n, 100000);
+    ew_tokens_release(&ids);
+    ew_tokenizer_free(&tok);
+    ew_vocab_free(&v);
+    ew_free(much);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -490,6 +514,7 @@ int main(void)
         cmocka_unit_test(known_pre_tokenizers_cut_as_their_models_do),
         cmocka_unit_test(steps_may_change_the_text_for_those_after_them),
         cmocka_unit_test(one_match_may_be_as_long_as_the_text),
+        cmocka_unit_test(rules_that_make_everything_of_a_text_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
