@@ -12,7 +12,8 @@
  * A code dword i of a block is its elements 4 i .. 4 i + 3. All the formulas are those of blocks.h. */
 
 typedef struct packer {
-    const uint8_t *r[PR]; /* where the block of each row starts */
+    const uint8_t *r[PR]; /* where the first block of each row starts */
+    size_t off;           /* of the block at hand from there */
     panel_t *p;
     size_t b;   /* block of the panel that comes next */
     size_t row; /* first row of the panel that these lanes are */
@@ -62,43 +63,43 @@ static inline pi signed_byte_of(pi v, int k)
 static inline void pack_q4_0(const packer *k)
 {
     pi q[4];
-    load_planes(k->r, 2, q);
+    load_planes(k->r, k->off + 2, q);
     for (size_t i = 0; i < 4; i++) {
         put_codes(k, 0, i, biased(low4(q[i]), P_BIAS(-8)));
         put_codes(k, 0, i + 4, biased(high4(q[i]), P_BIAS(-8)));
     }
-    put_s(k, 0, 0, load_halves(k->r, 0));
+    put_s(k, 0, 0, load_halves(k->r, k->off));
 }
 
 static inline void pack_iq4_nl(const packer *k)
 {
     pi q[4];
-    load_planes(k->r, 2, q);
+    load_planes(k->r, k->off + 2, q);
     for (size_t i = 0; i < 4; i++) {
         put_codes(k, 0, i, P_SIGNED(p_lut(p_iq4_levels(), low4(q[i]))));
         put_codes(k, 0, i + 4, P_SIGNED(p_lut(p_iq4_levels(), high4(q[i]))));
     }
-    put_s(k, 0, 0, load_halves(k->r, 0));
+    put_s(k, 0, 0, load_halves(k->r, k->off));
 }
 
 static inline void pack_q4_1(const packer *k)
 {
     pi q[4];
-    load_planes(k->r, 4, q);
+    load_planes(k->r, k->off + 4, q);
     for (size_t i = 0; i < 4; i++) {
         put_codes(k, 0, i, low4(q[i]));
         put_codes(k, 0, i + 4, high4(q[i]));
     }
-    put_s(k, 0, 0, load_halves(k->r, 0));
-    put_m(k, 0, 0, f_neg(load_halves(k->r, 2)));
+    put_s(k, 0, 0, load_halves(k->r, k->off));
+    put_m(k, 0, 0, f_neg(load_halves(k->r, k->off + 2)));
 }
 
 /* Q5_0 and Q5_1. The 32 fifth bits of a row are a dword: of each code dword i, four of them go to its bytes. */
 static inline void pack_q5(const packer *k, bool min)
 {
     pi head[4], q[4], h;
-    load_planes(k->r, 0, head);
-    load_planes(k->r, min ? 8 : 6, q);
+    load_planes(k->r, k->off, head);
+    load_planes(k->r, k->off + (min ? 8 : 6), q);
     h = min ? head[1] : p_or(p_srl(head[0], 16), p_sll(head[1], 16));
     for (int i = 0; i < 8; i++) {
         pi v = i < 4 ? low4(q[i]) : high4(q[i - 4]);
@@ -115,19 +116,19 @@ static inline void pack_q8_0(const packer *k)
 {
     for (size_t i = 0; i < 8; i += 4) {
         pi q[4];
-        load_planes(k->r, 2 + 4 * i, q);
+        load_planes(k->r, k->off + 2 + 4 * i, q);
         for (size_t j = 0; j < 4; j++) {
             put_codes(k, 0, i + j, P_SIGNED(q[j]));
         }
     }
-    put_s(k, 0, 0, load_halves(k->r, 0));
+    put_s(k, 0, 0, load_halves(k->r, k->off));
 }
 
 /* The sixteen bytes at the head of Q4_K and Q5_K: d, dmin and twelve bytes of scales and minima. */
 static inline void pack_k45_scales(const packer *k)
 {
     pi head[4], s[2], m[2];
-    load_planes(k->r, 0, head);
+    load_planes(k->r, k->off, head);
     const pi six = p_set8(63), two = p_set8(0x30);
     s[0] = p_and(head[1], six);
     m[0] = p_and(head[2], six);
@@ -145,7 +146,7 @@ static inline void pack_q4_k(const packer *k)
     pack_k45_scales(k);
     for (size_t p = 0; p < 8; p++) {
         pi q[4];
-        load_planes(k->r, 16 + 16 * p, q);
+        load_planes(k->r, k->off + 16 + 16 * p, q);
         for (size_t i = 0; i < 4; i++) {
             put_codes(k, p / 2 * 2, 4 * (p % 2) + i, low4(q[i]));
             put_codes(k, p / 2 * 2 + 1, 4 * (p % 2) + i, high4(q[i]));
@@ -157,12 +158,12 @@ static inline void pack_q5_k(const packer *k)
 {
     pi h[8];
     pack_k45_scales(k);
-    load_planes(k->r, 16, h);
-    load_planes(k->r, 32, h + 4);
+    load_planes(k->r, k->off + 16, h);
+    load_planes(k->r, k->off + 32, h + 4);
     P_UNROLL for (int p = 0; p < 8; p++)
     {
         pi q[4];
-        load_planes(k->r, 48 + 16 * (size_t)p, q);
+        load_planes(k->r, k->off + 48 + 16 * (size_t)p, q);
         int g = p / 2 * 2, at = 4 * (p % 2);
         P_UNROLL for (int i = 0; i < 4; i++)
         {
@@ -185,9 +186,9 @@ static inline void pack_q6_k(const packer *k)
     {
         size_t n = (size_t)p / 2, half = (size_t)p % 2, b = 4 * n;
         pi a[4], c[4], h[4];
-        load_planes(k->r, 64 * n + 16 * half, a);
-        load_planes(k->r, 64 * n + 32 + 16 * half, c);
-        load_planes(k->r, 128 + 32 * n + 16 * half, h);
+        load_planes(k->r, k->off + 64 * n + 16 * half, a);
+        load_planes(k->r, k->off + 64 * n + 32 + 16 * half, c);
+        load_planes(k->r, k->off + 128 + 32 * n + 16 * half, h);
         P_UNROLL for (size_t i = 0; i < 4; i++)
         {
             size_t at = 4 * half + i;
@@ -197,8 +198,8 @@ static inline void pack_q6_k(const packer *k)
             put_codes(k, b + 3, at, biased(p_or(high4(c[i]), two_to_4(h[i], 6)), P_BIAS(-32)));
         }
     }
-    load_planes(k->r, 192, sc);
-    pf d = load_halves(k->r, 208);
+    load_planes(k->r, k->off + 192, sc);
+    pf d = load_halves(k->r, k->off + 208);
     P_UNROLL for (int g = 0; g < 16; g++)
     {
         put_s(k, (size_t)g / 2, (size_t)g % 2, f_mul(d, p_itof(signed_byte_of(sc[g / 4], g % 4))));
@@ -208,8 +209,8 @@ static inline void pack_q6_k(const packer *k)
 static inline void pack_q2_k(const packer *k)
 {
     pi sc[4];
-    load_planes(k->r, 0, sc);
-    pf d = load_halves(k->r, 80), dmin = load_halves(k->r, 82);
+    load_planes(k->r, k->off, sc);
+    pf d = load_halves(k->r, k->off + 80), dmin = load_halves(k->r, k->off + 82);
     P_UNROLL for (int g = 0; g < 16; g++)
     {
         pi v = byte_of(sc[g / 4], g % 4);
@@ -218,7 +219,7 @@ static inline void pack_q2_k(const packer *k)
     }
     for (size_t p = 0; p < 4; p++) {
         pi q[4];
-        load_planes(k->r, 16 + 16 * p, q);
+        load_planes(k->r, k->off + 16 + 16 * p, q);
         P_UNROLL for (int j = 0; j < 4; j++)
         {
             for (size_t i = 0; i < 4; i++) {
@@ -232,7 +233,7 @@ static inline void pack_q2_k(const packer *k)
 static inline void pack_q3_k_scales(const packer *k)
 {
     pi raw[4], s[3];
-    load_planes(k->r, 94, raw);
+    load_planes(k->r, k->off + 94, raw);
     for (int i = 0; i < 3; i++) {
         s[i] = p_or(p_srl(raw[i], 16), p_sll(raw[i + 1], 16));
     }
@@ -254,12 +255,12 @@ static inline void pack_q3_k(const packer *k)
 {
     pi h[8];
     pack_q3_k_scales(k);
-    load_planes(k->r, 0, h);
-    load_planes(k->r, 16, h + 4);
+    load_planes(k->r, k->off, h);
+    load_planes(k->r, k->off + 16, h + 4);
     P_UNROLL for (int p = 0; p < 4; p++)
     {
         pi q[4];
-        load_planes(k->r, 32 + 16 * (size_t)p, q);
+        load_planes(k->r, k->off + 32 + 16 * (size_t)p, q);
         P_UNROLL for (int j = 0; j < 4; j++)
         {
             int g = p / 2 * 4 + j, at = 4 * (p % 2);
@@ -275,7 +276,7 @@ static inline void pack_q3_k(const packer *k)
 static inline void pack_iq4_xs(const packer *k)
 {
     pi head[4];
-    load_planes(k->r, 0, head);
+    load_planes(k->r, k->off, head);
     pf d = p_halftof(p_and(head[0], p_set32(0xffff)));
     pi sh = p_srl(head[0], 16);
     P_UNROLL for (int g = 0; g < 8; g++)
@@ -284,7 +285,7 @@ static inline void pack_iq4_xs(const packer *k)
         v = p_or(v, p_sll(p_and(p_srl(sh, 2 * g), p_set32(3)), 4));
         put_s(k, (size_t)g, 0, f_mul(d, p_itof(p_add32(v, p_set32(-32)))));
         pi q[4];
-        load_planes(k->r, 8 + 16 * (size_t)g, q);
+        load_planes(k->r, k->off + 8 + 16 * (size_t)g, q);
         P_UNROLL for (size_t i = 0; i < 4; i++)
         {
             put_codes(k, (size_t)g, i, P_SIGNED(p_lut(p_iq4_levels(), low4(q[i]))));
@@ -295,11 +296,8 @@ static inline void pack_iq4_xs(const packer *k)
 
 /* Blocks [b0, b0 + n) of PR rows; a step is a block of the file. */
 #define PACK_ALL(call)                                                                                                 \
-    for (; k.b < n; k.b += step) {                                                                                     \
+    for (; k.b < n; k.b += step, k.off += bytes) {                                                                     \
         call;                                                                                                          \
-        for (size_t i = 0; i < PR; i++) {                                                                              \
-            k.r[i] += info->block_bytes;                                                                               \
-        }                                                                                                              \
     }                                                                                                                  \
     break
 
@@ -307,10 +305,10 @@ static void pack_lanes(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t ro
                        size_t row)
 {
     const ew_dtype_info *info = ew_dtype_get(t);
-    const size_t step = info->block_elems / 32;
+    const size_t step = info->block_elems / 32, bytes = info->block_bytes;
     packer k = {.p = panel, .row = row};
     for (size_t i = 0; i < PR; i++) {
-        k.r[i] = w + EW_MIN(row + i, rows - 1) * row_bytes + b0 / step * info->block_bytes;
+        k.r[i] = w + EW_MIN(row + i, rows - 1) * row_bytes + b0 / step * bytes;
     }
     switch (t) {
     case EW_DTYPE_Q4_0:
