@@ -532,41 +532,44 @@ Q_INLINE void mul_quads(ew_dtype t, const q_quad *w, const ew_xq *x, const size_
 #endif
     for (size_t b = b0; b < b0 + n; b++, w += Q_QUADS) {
 #if Q_MM
+        int8x16_t v[2][4];
+        float32x4_t d[2], dx[2][2];
 #pragma GCC unroll 2
         for (int k = 0; k < 2; k++) {
             size_t t0 = token[2 * k], t1 = token[2 * k + 1], i0 = t0 * nb + b, i1 = t1 * nb + b;
             const int8_t *x0 = x->q + t0 * x->C + 32 * b, *x1 = x->q + t1 * x->C + 32 * b;
-            int8x16_t v[4];
-            float32x4_t dx[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}, d0[2], d1[2];
+            float32x4_t d0[2], d1[2];
 #pragma GCC unroll 2
             for (int h = 0; h < 2; h++) {
                 int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(x0 + 16 * h));
                 int64x2_t c = vreinterpretq_s64_s8(vld1q_s8(x1 + 16 * h));
-                v[2 * h] = vreinterpretq_s8_s64(vtrn1q_s64(a, c));
-                v[2 * h + 1] = vreinterpretq_s8_s64(vtrn2q_s64(a, c));
+                v[k][2 * h] = vreinterpretq_s8_s64(vtrn1q_s64(a, c));
+                v[k][2 * h + 1] = vreinterpretq_s8_s64(vtrn2q_s64(a, c));
             }
-            float32x4_t d = vzip1q_f32(vld1q_dup_f32(x->d + i0), vld1q_dup_f32(x->d + i1));
-            if (has_min(t)) {
-                x_sums(t, x, i0, d0);
-                x_sums(t, x, i1, d1);
-                dx[0] = vzip1q_f32(d0[0], d1[0]);
-                dx[1] = vzip1q_f32(d0[1], d1[1]);
-            }
+            d[k] = vzip1q_f32(vld1q_dup_f32(x->d + i0), vld1q_dup_f32(x->d + i1));
+            x_sums(t, x, i0, d0);
+            x_sums(t, x, i1, d1);
+            dx[k][0] = vzip1q_f32(d0[0], d1[0]);
+            dx[k][1] = vzip1q_f32(d0[1], d1[1]);
+        }
 #pragma GCC unroll 4
-            for (int h = 0; h < 4; h++) { /* quad h / 2, pair of rows h % 2 */
-                const q_quad *c = w + h / 2;
-                const int8_t *q = c->q + 16 * (h % 2);
+        for (int h = 0; h < 4; h++) { /* quad h / 2, pair of rows h % 2 */
+            const q_quad *c = w + h / 2;
+            const int8_t *at = c->q + 16 * (h % 2);
+            int8x16_t q[4] = {vld1q_s8(at), vld1q_s8(at + 32), vld1q_s8(at + 64), vld1q_s8(at + 96)};
+            float32x4_t s[2], m[2];
+            for (int i = 0; i < 2; i++) {
+                s[i] = vld1q_f32(c->s[i] + 4 * (h % 2));
+                m[i] = vld1q_f32(c->m[i] + 4 * (h % 2));
+            }
+#pragma GCC unroll 2
+            for (int k = 0; k < 2; k++) {
                 int32x4_t f[2];
-                f[0] = vmmlaq_s32(vmmlaq_s32(vdupq_n_s32(0), vld1q_s8(q), v[0]), vld1q_s8(q + 32), v[1]);
+                f[0] = vmmlaq_s32(vmmlaq_s32(vdupq_n_s32(0), q[0], v[k][0]), q[1], v[k][1]);
                 f[1] = has_two(t) ? vdupq_n_s32(0) : f[0];
-                f[1] = vmmlaq_s32(vmmlaq_s32(f[1], vld1q_s8(q + 64), v[2]), vld1q_s8(q + 96), v[3]);
+                f[1] = vmmlaq_s32(vmmlaq_s32(f[1], q[2], v[k][2]), q[3], v[k][3]);
                 f[0] = has_two(t) ? f[0] : f[1];
-                float32x4_t s[2], m[2];
-                for (int i = 0; i < 2; i++) {
-                    s[i] = vld1q_f32(c->s[i] + 4 * (h % 2));
-                    m[i] = vld1q_f32(c->m[i] + 4 * (h % 2));
-                }
-                z[k][h / 2][h % 2] = add_block(t, z[k][h / 2][h % 2], f, s, m, d, dx);
+                z[k][h / 2][h % 2] = add_block(t, z[k][h / 2][h % 2], f, s, m, d[k], dx[k]);
             }
         }
 #elif Q_DOT
