@@ -8,6 +8,9 @@
 
 /* A drafted token that the draft itself holds for less likely than this is the last of its round. */
 #define DRAFT_P_MIN 0.35F
+/* Of so many drafted tokens at least one in GIVE_UP_SHARE is kept, or there are no more drafts. */
+#define GIVE_UP_DRAFTED 48u
+#define GIVE_UP_SHARE 6u
 
 struct ew_speculator {
     ew_session *target, *draft; /* borrowed */
@@ -22,6 +25,7 @@ struct ew_speculator {
     float *p;      /* [V] the target's */
     float *logits; /* [n_draft + 1, V] of the target; its first row serves the draft before that */
     uint64_t drafted, kept;
+    uint32_t recent_drafted, recent_kept; /* of the last rounds: a draft that is of no use is given up */
 };
 
 static ew_status same_vocabulary(const ew_model *a, const ew_model *b, ew_error *reterr)
@@ -126,7 +130,12 @@ static ew_status make_draft(ew_speculator *s, int32_t last, size_t max, size_t *
     const int32_t *next = s->lag;
     size_t n_next = s->n_lag;
     while (k < max) {
-        EW_TRY(ew_session_eval(s->draft, next, n_next, s->logits, reterr));
+        ew_status st = ew_session_eval(s->draft, next, n_next, s->logits, reterr);
+        if (st != EW_OK) {
+            ew_sampler_retract(s->sampler, k);
+            s->off = true;
+            return st;
+        }
         s->n_lag = 0;
         float *q = s->q + k * s->V;
         ew_sampler_probs(s->sampler, s->logits, q);
@@ -199,6 +208,12 @@ ew_status ew_speculator_next(ew_speculator *s, int32_t last, size_t max, int32_t
     }
     s->drafted += k;
     s->kept += n;
+    s->recent_drafted += (uint32_t)k;
+    s->recent_kept += (uint32_t)n;
+    if (s->recent_drafted >= GIVE_UP_DRAFTED) {
+        s->off = s->off || s->recent_kept * GIVE_UP_SHARE < s->recent_drafted;
+        s->recent_drafted = s->recent_kept = 0;
+    }
     memcpy(ret_ids, s->ids + 1, n * sizeof(*ret_ids));
     ret_ids[n] = id;
     *ret_n = n + 1;

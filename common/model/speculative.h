@@ -5,6 +5,7 @@
  * min(1, p(x) / q(x)), else one is drawn from max(0, p - q), normalised, and the rest of the draft is dropped: the tokens are distributed
  * exactly as the target's alone. Greedy is the special case of one-hot p and q: the same tokens as without a draft, up to the last bits of
  * logits that are computed in batches (kern.h says what agrees). Source: Leviathan 2023 (2211.17192), algorithm 1.
+ * A draft of which hardly anything is kept is given up: from then on the target works alone, at its own speed.
  * Memory: taken in new. Locking: the thread of the two sessions. */
 #ifndef EW_MODEL_SPECULATIVE_H
 #define EW_MODEL_SPECULATIVE_H
