@@ -67,7 +67,7 @@ static void block_32(ew_dtype t, const uint8_t *p, int8_t q[32], float s[2], flo
     int lo = ew__q_form(t)->lo;
     for (size_t i = 0; i < 32; i++) {
         unsigned v = ew_nibble32(n, i);
-        v |= five ? ((h[i / 8] >> (i % 8)) & 1u) << 4 : 0;
+        v |= five ? ((unsigned)(h[i / 8] >> (i % 8)) & 1u) << 4 : 0u;
         q[i] = t == EW_DTYPE_IQ4_NL ? ew_iq4_levels[v] : (int8_t)((int)v + lo);
     }
 }
@@ -118,7 +118,7 @@ static void block_q45_k(const uint8_t *p, const uint8_t *h, const uint8_t *n, si
     set2(s, f16_at(p) * (float)ew_q4_k_scale(scales, g));
     set2(m, f16_at(p + 2) * (float)ew_q4_k_min(scales, g));
     for (size_t i = 0; i < 32; i++) {
-        unsigned v = (n[32 * (g / 2) + i] >> (4 * (g % 2))) & 15u;
+        unsigned v = (unsigned)(n[32 * (g / 2) + i] >> (4 * (g % 2))) & 15u;
         v |= h != NULL ? ((h[i] >> g) & 1u) << 4 : 0;
         q[i] = (int8_t)v;
     }
