@@ -1,5 +1,5 @@
-/* Choice of the table, and the products of inference: quantised activations against packed weight panels, f16 and f32 rows for
- * a single token. */
+/* Choice of the table, and the products of inference: few tokens go along the rows of the weights as they are stored; for more,
+ * quantised weights are unpacked into panels, floats take the general product of gemm.c. */
 #include "kern/kern.h"
 
 #include <string.h>
@@ -8,8 +8,6 @@
 #include "sys/cpu.h"
 #include "sys/pool.h"
 
-/* Below this many tokens, float weights are multiplied row by row instead of packed: the product is bound by memory. */
-#define ROWWISE_TOK 4
 /* Weights of a task for few tokens: some microseconds' worth of reading. */
 #define DOT_TASK_ELEMS 65536
 
@@ -153,7 +151,7 @@ static void quant_rows(size_t begin, size_t end, unsigned thread, void *ctx)
     }
 }
 
-/* The panel stays in the first-level cache while the tokens pass by. */
+/* The panel stays in the first- or second-level cache, as the table has it, while the tokens pass by. */
 static void panel_task(const q_job *j, const ew_mat *w, float *y, size_t f0, size_t f1)
 {
     const ew_qkern *k = j->k;
@@ -236,37 +234,12 @@ typedef struct row_job {
     float *y;
 } row_job;
 
-static float row_dot(const ew_kern *k, const ew_mat *w, size_t f, const float *x)
-{
-    const uint8_t *row = (const uint8_t *)w->data + f * w->row_bytes;
-    if (w->dtype == EW_DTYPE_F16) {
-        return k->dot_f16(row, x, w->cols);
-    }
-    return k->dot_f32((const float *)(const void *)row, x, w->cols);
-}
-
 static void row_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
 {
     const row_job *j = ctx;
     (void)thread;
-    if (j->k->rows_dot != NULL) {
-        const uint8_t *w = (const uint8_t *)j->w->data + begin * j->w->row_bytes;
-        j->k->rows_dot(j->w->dtype, w, j->w->row_bytes, end - begin, j->x, j->w->cols, j->T, j->y + begin, j->w->rows);
-        return;
-    }
-    for (size_t f = begin; f < end; f++) {
-        for (size_t t = 0; t < j->T; t++) {
-            j->y[t * j->w->rows + f] = row_dot(j->k, j->w, f, j->x + t * j->w->cols);
-        }
-    }
-}
-
-static bool rowwise(const ew_exec *e, const ew_mat *w, size_t T)
-{
-    if (e->kern->rows_dot != NULL) {
-        return T <= EW_MATMUL_FEW;
-    }
-    return e->kern->gemm_micro != NULL && T < ROWWISE_TOK && (w->dtype == EW_DTYPE_F32 || w->dtype == EW_DTYPE_F16);
+    const uint8_t *w = (const uint8_t *)j->w->data + begin * j->w->row_bytes;
+    j->k->rows_dot(j->w->dtype, w, j->w->row_bytes, end - begin, j->x, j->w->cols, j->T, j->y + begin, j->w->rows);
 }
 
 void ew_matmul(const ew_exec *e, const ew_mat *w, const float *x, size_t T, float *y, void *scratch)
@@ -276,7 +249,7 @@ void ew_matmul(const ew_exec *e, const ew_mat *w, const float *x, size_t T, floa
     }
     if (is_q(w->dtype)) {
         matmul_q(e, &w, 1, x, T, &y, scratch);
-    } else if (rowwise(e, w, T)) {
+    } else if (e->kern->rows_dot != NULL && T <= EW_MATMUL_FEW) {
         row_job j = {e->kern, w, x, T, y};
         ew_par_for(e->pool, w->rows, 64, row_tasks, &j);
     } else {

@@ -8,7 +8,8 @@
  * summed index, so a row alone and the same row in a batch agree bit for bit too. In ew_matmul they agree bit for bit among
  * batches of up to EW_MATMUL_FEW tokens, and among larger ones; between the two kinds only to f32 rounding (about 1e-6 of the
  * largest result: the same exact integers or the same products, added in another order). The "ref" table is plain C, accumulates
- * in double, and gives the same bits on every machine and for every T.
+ * in double, and its products give the same bits on every machine and for every T (softmax, activations and positions as far as
+ * the C library's exp, sin and cos do). A NaN or an infinity among a token's activations gives it results that are none.
  * No function allocates, but for one block of 2 MiB at a thread's first use (pages of it count as they are touched: a decode
  * touches about 0.1 MiB, training 0.7 MiB), which ew_kern_reserve can set aside before; everything else is `scratch`.
  * Locking: tables are immutable; the functions may run in several threads on disjoint outputs. One ew_pool serves one
@@ -22,8 +23,8 @@
 typedef struct ew_pool ew_pool; /* sys/pool.h */
 typedef struct ew_kern ew_kern; /* the functions of one instruction set */
 
-/* "ref", "avx2", "avx512"; NULL = the best for this CPU. NULL is returned for an unknown name or one that this CPU or build
- * cannot run. The result is static. */
+/* "ref"; "avx2", "avx512"; "neon", "neon_dotprod", "neon_i8mm"; NULL = the best for this CPU. NULL is returned for an unknown name
+ * or one that this CPU or build cannot run. The result is static. */
 const ew_kern *ew_kern_get(const char *name);
 const char *ew_kern_name(const ew_kern *k);
 /* The tables that this CPU can run, slowest ("ref") first; NULL past the end. */

@@ -37,7 +37,7 @@ void ew__q_block(ew_dtype t, const uint8_t *row, size_t b, int8_t q[32], float s
 typedef struct ew_xq {
     size_t C;           /* multiple of 32 */
     int8_t *q;          /* [T, C] -127 .. 127 */
-    float *d;           /* [T, C/32] max |x| / 127 of a block */
+    float *d;           /* [T, C/32] max |x| / 127 of a block; NaN is the largest */
     int32_t *c32, *c16; /* [T, C/32], [T, C/16] -128 * sum of q over 32, over 16 */
     float *m32, *m16;   /* [T, C/32], [T, C/16] d * sum of q over 32, over 16 */
     /* For dot only, else NULL; quant_x of a table writes them when they are there and the table's dot uses them. */
@@ -64,8 +64,8 @@ static inline ew_xq ew__xq_row(const ew_xq *x, size_t t)
 #define EW_QPANEL_BYTES 327680u
 
 typedef struct ew_qkern {
-    /* One row x[C] into the first row of *dst: q = x * (127 / max) rounded to nearest even, NaN to 0; bit for bit the same in every
-     * table. */
+    /* One row x[C] into the first row of *dst: q = x * (127 / max) rounded to nearest even, bit for bit the same in every table.
+     * A block with a NaN: q is 0, and d and m are NaN, so that what is broken does not look whole behind the product. */
     void (*quant_x)(const float *x, const ew_xq *dst);
     /* y[t*ldy + r] = row r of w times x_t, r < rows, t < T. w is the first row, row_bytes apart, no alignment but 2; the bytes
      * behind the last block of a row must not be read. Any rows and T; a row's result for a token depends on neither. */
@@ -153,9 +153,8 @@ struct ew_kern {
     void (*dequant_row)(ew_dtype t, const void *src, float *dst, size_t n);
     void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n);
     float (*dot_f32)(const float *a, const float *b, size_t n);
-    float (*dot_f16)(const void *w, const float *x, size_t n);
     /* Few tokens: y[t*ldy + r] = row r of w (F32, F16 or BF16, row_bytes apart) times x_t[C], r < rows, t < T. A row's result for a
-     * token depends on neither rows nor T. NULL: kern.c goes by dot_f32, dot_f16 or the general product. */
+     * token depends on neither rows nor T. NULL: kern.c goes by the general product. */
     void (*rows_dot)(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const float *x, size_t C, size_t T,
                      float *y, size_t ldy);
     void (*rmsnorm)(const float *x, const float *w, size_t C, float eps, float *y, float *rstd);

@@ -82,6 +82,14 @@ static inline vf v_loadh(const void *p)
     return vcvt_f32_f16(vreinterpret_f16_u16(h));
 }
 
+static inline vf v_load_bf16(const void *p)
+{
+    uint16x4_t h;
+    memcpy(&h, p, sizeof(h));
+    return vreinterpretq_f32_u32(vshll_n_u16(h, 16));
+}
+#define v_load_f16(p) v_loadh(p)
+
 static inline float f16_scalar(const void *p)
 {
     __fp16 h;
@@ -233,27 +241,6 @@ MICRO(1) MICRO(2) MICRO(3) MICRO(4) MICRO(5) MICRO(6)
     table[m - 1](K, a, a_row, a_col, bp, c, ldc, add);
 }
 
-static float dot_f16(const void *w, const float *x, size_t n)
-{
-    const uint8_t *p = w;
-    vf s[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-#pragma GCC unroll 4
-        for (size_t j = 0; j < 4; j++) {
-            s[j] = v_fma(v_loadh(p + 2 * i + 8 * j), v_load(x + i + 4 * j), s[j]);
-        }
-    }
-    for (; i + 4 <= n; i += 4) {
-        s[0] = v_fma(v_loadh(p + 2 * i), v_load(x + i), s[0]);
-    }
-    float sum = v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
-    for (; i < n; i++) {
-        sum += f16_scalar(p + 2 * i) * x[i];
-    }
-    return sum;
-}
-
 #define TABLE(SYMBOL, NAME, PRODUCTS)                                                                                  \
     const ew_kern SYMBOL = {                                                                                           \
         .name = NAME,                                                                                                  \
@@ -264,7 +251,7 @@ static float dot_f16(const void *w, const float *x, size_t n)
         .dequant_row = s_dequant_row,                                                                                  \
         .f32_to_f16 = s_f32_to_f16,                                                                                    \
         .dot_f32 = s_dot_f32,                                                                                          \
-        .dot_f16 = dot_f16,                                                                                            \
+        .rows_dot = s_rows_dot,                                                                                        \
         .rmsnorm = s_rmsnorm,                                                                                          \
         .rmsnorm_bwd = s_rmsnorm_bwd,                                                                                  \
         .rope = s_rope,                                                                                                \

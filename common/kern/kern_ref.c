@@ -35,17 +35,6 @@ static float dot_f32_ref(const float *a, const float *b, size_t n)
     return (float)dot_f64_ref(a, b, n);
 }
 
-static float dot_f16_ref(const void *w, const float *x, size_t n)
-{
-    double s = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h;
-        memcpy(&h, (const uint8_t *)w + 2 * i, sizeof(h));
-        s += (double)ew_f16_to_f32(h) * (double)x[i];
-    }
-    return (float)s;
-}
-
 static void rmsnorm_ref(const float *x, const float *w, size_t C, float eps, float *y, float *rstd)
 {
     double r = 1.0 / sqrt(dot_f64_ref(x, x, C) / (double)C + (double)eps);
@@ -181,7 +170,6 @@ const ew_kern ew__kern_ref = {
     .dequant_row = ew__dequant_row_ref,
     .f32_to_f16 = f32_to_f16_ref,
     .dot_f32 = dot_f32_ref,
-    .dot_f16 = dot_f16_ref,
     .rmsnorm = rmsnorm_ref,
     .rmsnorm_bwd = rmsnorm_bwd_ref,
     .rope = rope_ref,

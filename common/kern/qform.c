@@ -171,14 +171,24 @@ static int8_t q_level(float x)
     return (int8_t)(r > 127.0f ? 127.0f : r < -127.0f ? -127.0f : r);
 }
 
+/* Magnitudes are ordered as their bits are, with NaN above all numbers. */
+static float top_of_32(const float x[32])
+{
+    uint32_t top = 0;
+    for (size_t i = 0; i < 32; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof(bits));
+        top = EW_MAX(top, bits & 0x7fffffffu);
+    }
+    float r;
+    memcpy(&r, &top, sizeof(r));
+    return r;
+}
+
 static void quant_x_ref(const float *x, const ew_xq *dst)
 {
     for (size_t b = 0; b < dst->C / 32; b++, x += 32) {
-        float top = 0.0f;
-        for (size_t i = 0; i < 32; i++) {
-            float a = fabsf(x[i]);
-            top = a > top ? a : top;
-        }
+        float top = top_of_32(x);
         float d = top / 127.0f, id = top > EW_XQ_TINY ? 127.0f / top : 0.0f;
         int32_t sum[2] = {0, 0};
         for (size_t i = 0; i < 32; i++) {

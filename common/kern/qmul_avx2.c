@@ -11,11 +11,13 @@
 
 /* ---- activations ---- */
 
-INLINE float max_of_8(__m256 a)
+/* Of magnitudes, as bits: NaN is above all numbers. */
+INLINE float max_of_8(__m256i a)
 {
-    __m128 h = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+    __m128i h = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(h));
 }
 
 INLINE __m256i round_x(__m256 v, __m256 id)
@@ -36,13 +38,14 @@ INLINE int32_t sum_of_8(__m256i v)
 
 static void quant_x(const float *x, const ew_xq *dst)
 {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
+    const __m256i no_sign = _mm256_set1_epi32(INT32_MAX);
     for (size_t b = 0; b < dst->C / 32; b++, x += 32) {
-        __m256 v[4], a = _mm256_setzero_ps();
+        __m256 v[4];
+        __m256i a = _mm256_setzero_si256();
         P_UNROLL for (int i = 0; i < 4; i++)
         {
             v[i] = _mm256_loadu_ps(x + 8 * i);
-            a = _mm256_max_ps(_mm256_andnot_ps(sign, v[i]), a);
+            a = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(v[i]), no_sign), a);
         }
         float top = max_of_8(a), d = top / 127.0f;
         __m256 id = _mm256_set1_ps(top > EW_XQ_TINY ? 127.0f / top : 0.0f);

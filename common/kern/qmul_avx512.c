@@ -10,20 +10,24 @@
 
 /* ---- activations ---- */
 
-/* Largest magnitude of each of the four blocks of 32 at x. NaN counts for nothing. */
+INLINE __m512i magnitude(__m512 v)
+{
+    return _mm512_castps_si512(_mm512_abs_ps(v));
+}
+
+/* Largest magnitude of each of the four blocks of 32 in v, by their bits: NaN is above all numbers. */
 INLINE __m128 tops_of_4(const __m512 v[8])
 {
-    __m512 m[4];
+    __m512i m[4];
     P_UNROLL for (int i = 0; i < 4; i++)
     {
-        m[i] = _mm512_max_ps(_mm512_abs_ps(v[2 * i]), _mm512_setzero_ps());
-        m[i] = _mm512_max_ps(_mm512_abs_ps(v[2 * i + 1]), m[i]);
+        m[i] = _mm512_max_epi32(magnitude(v[2 * i]), magnitude(v[2 * i + 1]));
     }
-    __m512 a = _mm512_max_ps(_mm512_unpacklo_ps(m[0], m[1]), _mm512_unpackhi_ps(m[0], m[1]));
-    __m512 b = _mm512_max_ps(_mm512_unpacklo_ps(m[2], m[3]), _mm512_unpackhi_ps(m[2], m[3]));
-    a = _mm512_max_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
-    __m256 h = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    return _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    __m512i a = _mm512_max_epi32(_mm512_unpacklo_epi32(m[0], m[1]), _mm512_unpackhi_epi32(m[0], m[1]));
+    __m512i b = _mm512_max_epi32(_mm512_unpacklo_epi32(m[2], m[3]), _mm512_unpackhi_epi32(m[2], m[3]));
+    a = _mm512_max_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    __m256i h = _mm256_max_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    return _mm_castsi128_ps(_mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)));
 }
 
 /* 64 quantised activations: every lane 16 of x times its block's 127 / top. */

@@ -674,12 +674,12 @@ static void mul(ew_dtype t, const void *panel, const ew_xq *x, size_t b0, size_t
 static void quant_x(const float *x, const ew_xq *dst)
 {
     for (size_t b = 0; b < dst->C / 32; b++, x += 32) {
-        float32x4_t top = vdupq_n_f32(0.0f);
+        uint32x4_t top = vdupq_n_u32(0); /* magnitudes as bits: NaN is above all numbers */
         for (size_t i = 0; i < 32; i += 4) {
-            float32x4_t a = vabsq_f32(vld1q_f32(x + i));
-            top = vbslq_f32(vcgtq_f32(a, top), a, top); /* never NaN */
+            top = vmaxq_u32(top, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + i))));
         }
-        float max = vmaxvq_f32(top), d = max / 127.0f, id = max > EW_XQ_TINY ? 127.0f / max : 0.0f;
+        float max = vget_lane_f32(vreinterpret_f32_u32(vdup_n_u32(vmaxvq_u32(top))), 0), d = max / 127.0f;
+        float id = max > EW_XQ_TINY ? 127.0f / max : 0.0f;
         int32_t sum[2];
         for (size_t h = 0; h < 2; h++) {
             int32x4_t q[4];

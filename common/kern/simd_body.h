@@ -3,6 +3,7 @@
  *   v_load v_store v_loadn v_storen v_set1 v_zero v_add v_sub v_mul v_div v_fma v_fnma v_sqrt v_max v_min v_sum v_hmax
  *   v_exp_scale(p, n)     p * 2^n for integral float n
  *   v_round, v_mask_lt0(x, lo, y): y where not x < lo, else 0
+ *   v_load_f16(p), v_load_bf16(p): VW elements at any address
  * Sums run in two lane-wise accumulators over the row; the order depends on the length only. */
 #include <math.h>
 #include <string.h>
@@ -359,10 +360,11 @@ static inline float f16_scalar(const void *p)
     memcpy(&h, p, sizeof(h));
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
 }
+#endif
 
 /* ---- few tokens against rows of floats ---- */
 
-#define ROW_TOKENS (VW == 16 ? 4 : 2)
+#define ROW_TOKENS (VW == 8 ? 2 : 4) /* AVX2 has half the registers */
 
 /* VW elements of a row, f32. */
 static inline vf weights(ew_dtype t, const uint8_t *w, size_t i)
@@ -384,7 +386,7 @@ static inline __attribute__((always_inline)) void row_dot(ew_dtype t, const uint
     const size_t bytes = t == EW_DTYPE_F32 ? 4 : 2;
     for (; i + 4 * VW <= C; i += 4 * VW) {
         for (size_t j = 0; j < 4 * VW * bytes && N > 2; j += 64) {
-            _mm_prefetch((const char *)w + i * bytes + 4096 + j, _MM_HINT_T0); /* as in qdot_avx512.c */
+            __builtin_prefetch(w + i * bytes + 4096 + j); /* as in qdot_avx512.c */
         }
         _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)
         {
@@ -440,4 +442,3 @@ static void s_rows_dot(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t ro
         rows_dot_of(EW_DTYPE_BF16, w, row_bytes, rows, x, C, T, y, ldy);
     }
 }
-#endif
