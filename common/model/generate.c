@@ -1,6 +1,7 @@
 /* Generation and label scoring on top of sessions. */
 #include "model/generate.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -149,22 +150,34 @@ static bool emit(generation *g, int32_t id, ew_generate_stats *stats, ew_error *
     return true;
 }
 
+/* The sampler takes a logit that is no number only where there is none better, and an infinite one before all. */
+static ew_status choose(generation *g, int32_t *ret_id, ew_error *reterr)
+{
+    *ret_id = ew_sampler_next(g->sampler, g->logits);
+    float logit = g->logits[*ret_id];
+    return isnan(logit) || logit == INFINITY
+               ? ew_fail(reterr, EW_ECORRUPT, "the model gives no numbers for this text: its weights are damaged")
+               : EW_OK;
+}
+
 static ew_status loop(generation *g, ew_generate_stats *stats, ew_error *reterr)
 {
     ew_status st = EW_OK;
-    int32_t id = ew_sampler_next(g->sampler, g->logits);
+    int32_t id;
+    EW_TRY(choose(g, &id, reterr));
     while (emit(g, id, stats, reterr, &st)) {
         EW_TRY(ew_session_eval(g->s, &id, 1, g->logits, reterr));
-        id = ew_sampler_next(g->sampler, g->logits);
+        EW_TRY(choose(g, &id, reterr));
     }
     return st;
 }
 
 static ew_status loop_drafted(generation *g, ew_generate_stats *stats, ew_error *reterr)
 {
-    int32_t ids[EW_DRAFT_MAX + 1] = {ew_sampler_next(g->sampler, g->logits)};
+    int32_t ids[EW_DRAFT_MAX + 1];
     size_t n = 1;
     ew_status st = EW_OK;
+    EW_TRY(choose(g, ids, reterr));
     for (;;) {
         uint32_t pos = ew_session_pos(g->s) - (uint32_t)(n - 1); /* before ids[0] was evaluated, if it was */
         for (size_t i = 0; i < n; i++) {

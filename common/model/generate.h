@@ -50,7 +50,8 @@ typedef struct ew_generate_stats {
 } ew_generate_stats;
 
 /* Appends the prompt at the session's present position, then up to max_tok tokens. out_ids (NULL = not wanted) gets the generated ids
- * appended, out_text (NULL = not wanted) the text. stats may be NULL. The session is left after the last evaluated token; a draft's too, or before it. */
+ * appended, out_text (NULL = not wanted) the text. stats may be NULL. The session is left after the last evaluated token; a draft's too, or before it.
+ * EW_ECORRUPT when the logits are no numbers. */
 ew_status ew_generate(ew_session *s, const int32_t *prompt, size_t n_prompt, const ew_generate_opt *opt,
                       ew_tokens *out_ids, ew_buf *out_text, ew_generate_stats *stats, ew_error *reterr) EW_MUST_CHECK;
 

@@ -369,6 +369,27 @@ static void greedy_generation_follows_the_argmax_to_its_limits(void **state)
     tiny_release(&t);
 }
 
+static void a_model_with_damaged_weights_generates_nothing(void **state)
+{
+    (void)state;
+    ew_model_config cfg = tiny_config();
+    tiny t;
+    tiny_make(&t, &cfg, true, 23);
+    t.block[0] = NAN; /* one weight of a query */
+    const int32_t prompt[4] = {5, 6, 7, 8};
+    for (int i = 0; i < 2; i++) {
+        ew_session *s = session(&t, (ew_session_opt){.n_ctx = 12});
+        EW_AUTO_TOKENS out = {0};
+        ew_error e = EW_ERROR_INIT;
+        ew_generate_opt opt = {.max_tok = 3, .sampler = {.temperature = (float)i}};
+        assert_int_equal(ew_generate(s, prompt, 4, &opt, &out, NULL, NULL, &e), EW_ECORRUPT);
+        assert_non_null(strstr(e.msg, "damaged"));
+        assert_int_equal(out.n, 0);
+        ew_session_free(&s);
+    }
+    tiny_release(&t);
+}
+
 static void labels_are_scored_like_whole_sequences(void **state)
 {
     (void)state;
@@ -441,6 +462,7 @@ int main(void)
         cmocka_unit_test(bad_requests_change_nothing),
         cmocka_unit_test(a_lora_hook_equals_merged_weights),
         cmocka_unit_test(greedy_generation_follows_the_argmax_to_its_limits),
+        cmocka_unit_test(a_model_with_damaged_weights_generates_nothing),
         cmocka_unit_test(labels_are_scored_like_whole_sequences),
         cmocka_unit_test(failing_allocations_are_clean_errors),
     };
