@@ -516,112 +516,132 @@ Q_INLINE float32x4_t load_rows(const float *y, size_t n)
     return vld1q_f32(all);
 }
 
-/* Two quads of a panel for Q_TOK tokens, of which x holds the numbers from `last` on again. y[token][quad]. */
+/* block_quads: block b of two quads w for Q_TOK tokens. */
+#if Q_MM
+typedef float32x4_t q_sums[2][2][2]; /* [pair of tokens][quad][pair of rows]: r0t0 r0t1 r1t0 r1t1 */
+
+Q_INLINE void block_quads(ew_dtype t, const q_quad *w, const ew_xq *x, const size_t token[Q_TOK], size_t b, q_sums y)
+{
+    const size_t nb = x->C / 32;
+    int8x16_t v[2][4];
+    float32x4_t d[2], dx[2][2];
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+        size_t t0 = token[2 * k], t1 = token[2 * k + 1], i0 = t0 * nb + b, i1 = t1 * nb + b;
+        const int8_t *x0 = x->q + t0 * x->C + 32 * b, *x1 = x->q + t1 * x->C + 32 * b;
+        float32x4_t d0[2], d1[2];
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(x0 + 16 * h));
+            int64x2_t c = vreinterpretq_s64_s8(vld1q_s8(x1 + 16 * h));
+            v[k][2 * h] = vreinterpretq_s8_s64(vtrn1q_s64(a, c));
+            v[k][2 * h + 1] = vreinterpretq_s8_s64(vtrn2q_s64(a, c));
+        }
+        d[k] = vzip1q_f32(vld1q_dup_f32(x->d + i0), vld1q_dup_f32(x->d + i1));
+        x_sums(t, x, i0, d0);
+        x_sums(t, x, i1, d1);
+        dx[k][0] = vzip1q_f32(d0[0], d1[0]);
+        dx[k][1] = vzip1q_f32(d0[1], d1[1]);
+    }
+#pragma GCC unroll 4
+    for (int h = 0; h < 4; h++) { /* quad h / 2, pair of rows h % 2 */
+        const q_quad *c = w + h / 2;
+        const int8_t *at = c->q + 16 * (h % 2);
+        int8x16_t q[4] = {vld1q_s8(at), vld1q_s8(at + 32), vld1q_s8(at + 64), vld1q_s8(at + 96)};
+        float32x4_t s[2], m[2];
+        for (int i = 0; i < 2; i++) {
+            s[i] = vld1q_f32(c->s[i] + 4 * (h % 2));
+            m[i] = vld1q_f32(c->m[i] + 4 * (h % 2));
+        }
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; k++) {
+            int32x4_t f[2];
+            f[0] = vmmlaq_s32(vmmlaq_s32(vdupq_n_s32(0), q[0], v[k][0]), q[1], v[k][1]);
+            f[1] = has_two(t) ? vdupq_n_s32(0) : f[0];
+            f[1] = vmmlaq_s32(vmmlaq_s32(f[1], q[2], v[k][2]), q[3], v[k][3]);
+            f[0] = has_two(t) ? f[0] : f[1];
+            y[k][h / 2][h % 2] = add_block(t, y[k][h / 2][h % 2], f, s, m, d[k], dx[k]);
+        }
+    }
+}
+#elif Q_DOT
+typedef float32x4_t q_sums[Q_TOK][2]; /* [token][quad] */
+
+Q_INLINE void block_quads(ew_dtype t, const q_quad *w, const ew_xq *x, const size_t token[Q_TOK], size_t b, q_sums y)
+{
+    const size_t nb = x->C / 32;
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+        float32x4_t s[2] = {vld1q_f32(w[h].s[0]), vld1q_f32(w[h].s[1])};
+        float32x4_t m[2] = {vld1q_f32(w[h].m[0]), vld1q_f32(w[h].m[1])};
+#pragma GCC unroll 4
+        for (int k = 0; k < Q_TOK; k++) {
+            size_t i = token[k] * nb + b;
+            const int8_t *xq = x->q + token[k] * x->C + 32 * b;
+            int8x16_t x0 = vld1q_s8(xq), x1 = vld1q_s8(xq + 16);
+            int32x4_t f[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+            float32x4_t dx[2];
+            const int8_t *q = w[h].q;
+            f[0] = vdotq_laneq_s32(f[0], vld1q_s8(q), x0, 0);
+            f[0] = vdotq_laneq_s32(f[0], vld1q_s8(q + 16), x0, 1);
+            f[0] = vdotq_laneq_s32(f[0], vld1q_s8(q + 32), x0, 2);
+            f[0] = vdotq_laneq_s32(f[0], vld1q_s8(q + 48), x0, 3);
+            f[1] = has_two(t) ? f[1] : f[0];
+            f[1] = vdotq_laneq_s32(f[1], vld1q_s8(q + 64), x1, 0);
+            f[1] = vdotq_laneq_s32(f[1], vld1q_s8(q + 80), x1, 1);
+            f[1] = vdotq_laneq_s32(f[1], vld1q_s8(q + 96), x1, 2);
+            f[1] = vdotq_laneq_s32(f[1], vld1q_s8(q + 112), x1, 3);
+            f[0] = has_two(t) ? f[0] : f[1];
+            x_sums(t, x, i, dx);
+            y[k][h] = add_block(t, y[k][h], f, s, m, vld1q_dup_f32(x->d + i), dx);
+        }
+    }
+}
+#else
+typedef float32x4_t q_sums[Q_TOK][2];
+
+Q_INLINE void block_quads(ew_dtype t, const q_quad *w, const ew_xq *x, const size_t token[Q_TOK], size_t b, q_sums y)
+{
+    for (int h = 0; h < 2; h++) {
+        float32x4_t s[2] = {vld1q_f32(w[h].s[0]), vld1q_f32(w[h].s[1])};
+        float32x4_t m[2] = {vld1q_f32(w[h].m[0]), vld1q_f32(w[h].m[1])};
+        int8x16_t q[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            q[i] = vld1q_s8(w[h].q + 16 * i);
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < Q_TOK; k++) {
+            y[k][h] = quad_block(t, q, s, m, x, token[k], b, y[k][h]);
+        }
+    }
+}
+#endif
+
+/* Two quads of a panel for Q_TOK tokens. y[token][quad]. */
 Q_INLINE void mul_quads(ew_dtype t, const q_quad *w, const ew_xq *x, const size_t token[Q_TOK], size_t b0, size_t n,
                         float32x4_t y[Q_TOK][2])
 {
-    const size_t nb = x->C / 32;
 #if Q_MM
-    float32x4_t z[2][2][2]; /* [pair of tokens][quad][pair of rows]: r0t0 r0t1 r1t0 r1t1 */
+    q_sums z;
     for (int k = 0; k < 2; k++) {
         for (int h = 0; h < 2; h++) {
             z[k][h][0] = vzip1q_f32(y[2 * k][h], y[2 * k + 1][h]);
             z[k][h][1] = vzip2q_f32(y[2 * k][h], y[2 * k + 1][h]);
         }
     }
-#endif
     for (size_t b = b0; b < b0 + n; b++, w += Q_QUADS) {
-#if Q_MM
-        int8x16_t v[2][4];
-        float32x4_t d[2], dx[2][2];
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; k++) {
-            size_t t0 = token[2 * k], t1 = token[2 * k + 1], i0 = t0 * nb + b, i1 = t1 * nb + b;
-            const int8_t *x0 = x->q + t0 * x->C + 32 * b, *x1 = x->q + t1 * x->C + 32 * b;
-            float32x4_t d0[2], d1[2];
-#pragma GCC unroll 2
-            for (int h = 0; h < 2; h++) {
-                int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(x0 + 16 * h));
-                int64x2_t c = vreinterpretq_s64_s8(vld1q_s8(x1 + 16 * h));
-                v[k][2 * h] = vreinterpretq_s8_s64(vtrn1q_s64(a, c));
-                v[k][2 * h + 1] = vreinterpretq_s8_s64(vtrn2q_s64(a, c));
-            }
-            d[k] = vzip1q_f32(vld1q_dup_f32(x->d + i0), vld1q_dup_f32(x->d + i1));
-            x_sums(t, x, i0, d0);
-            x_sums(t, x, i1, d1);
-            dx[k][0] = vzip1q_f32(d0[0], d1[0]);
-            dx[k][1] = vzip1q_f32(d0[1], d1[1]);
-        }
-#pragma GCC unroll 4
-        for (int h = 0; h < 4; h++) { /* quad h / 2, pair of rows h % 2 */
-            const q_quad *c = w + h / 2;
-            const int8_t *at = c->q + 16 * (h % 2);
-            int8x16_t q[4] = {vld1q_s8(at), vld1q_s8(at + 32), vld1q_s8(at + 64), vld1q_s8(at + 96)};
-            float32x4_t s[2], m[2];
-            for (int i = 0; i < 2; i++) {
-                s[i] = vld1q_f32(c->s[i] + 4 * (h % 2));
-                m[i] = vld1q_f32(c->m[i] + 4 * (h % 2));
-            }
-#pragma GCC unroll 2
-            for (int k = 0; k < 2; k++) {
-                int32x4_t f[2];
-                f[0] = vmmlaq_s32(vmmlaq_s32(vdupq_n_s32(0), q[0], v[k][0]), q[1], v[k][1]);
-                f[1] = has_two(t) ? vdupq_n_s32(0) : f[0];
-                f[1] = vmmlaq_s32(vmmlaq_s32(f[1], q[2], v[k][2]), q[3], v[k][3]);
-                f[0] = has_two(t) ? f[0] : f[1];
-                z[k][h / 2][h % 2] = add_block(t, z[k][h / 2][h % 2], f, s, m, d[k], dx[k]);
-            }
-        }
-#elif Q_DOT
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; h++) {
-            float32x4_t s[2] = {vld1q_f32(w[h].s[0]), vld1q_f32(w[h].s[1])};
-            float32x4_t m[2] = {vld1q_f32(w[h].m[0]), vld1q_f32(w[h].m[1])};
-#pragma GCC unroll 4
-            for (int k = 0; k < Q_TOK; k++) {
-                size_t i = token[k] * nb + b;
-                const int8_t *xq = x->q + token[k] * x->C + 32 * b;
-                int8x16_t x0 = vld1q_s8(xq), x1 = vld1q_s8(xq + 16);
-                int32x4_t f[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
-                float32x4_t dx[2];
-                const int8_t *q = w[h].q;
-                f[0] = vdotq_laneq_s32(f[0], vld1q_s8(q), x0, 0);
-                f[0] = vdotq_laneq_s32(f[0], vld1q_s8(q + 16), x0, 1);
-                f[0] = vdotq_laneq_s32(f[0], vld1q_s8(q + 32), x0, 2);
-                f[0] = vdotq_laneq_s32(f[0], vld1q_s8(q + 48), x0, 3);
-                f[1] = has_two(t) ? f[1] : f[0];
-                f[1] = vdotq_laneq_s32(f[1], vld1q_s8(q + 64), x1, 0);
-                f[1] = vdotq_laneq_s32(f[1], vld1q_s8(q + 80), x1, 1);
-                f[1] = vdotq_laneq_s32(f[1], vld1q_s8(q + 96), x1, 2);
-                f[1] = vdotq_laneq_s32(f[1], vld1q_s8(q + 112), x1, 3);
-                f[0] = has_two(t) ? f[0] : f[1];
-                x_sums(t, x, i, dx);
-                y[k][h] = add_block(t, y[k][h], f, s, m, vld1q_dup_f32(x->d + i), dx);
-            }
-        }
-#else
-        for (int h = 0; h < 2; h++) {
-            float32x4_t s[2] = {vld1q_f32(w[h].s[0]), vld1q_f32(w[h].s[1])};
-            float32x4_t m[2] = {vld1q_f32(w[h].m[0]), vld1q_f32(w[h].m[1])};
-            int8x16_t q[8];
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) {
-                q[i] = vld1q_s8(w[h].q + 16 * i);
-            }
-#pragma GCC unroll 4
-            for (int k = 0; k < Q_TOK; k++) {
-                y[k][h] = quad_block(t, q, s, m, x, token[k], b, y[k][h]);
-            }
-        }
-        (void)nb;
-#endif
+        block_quads(t, w, x, token, b, z);
     }
-#if Q_MM
     for (int k = 0; k < 2; k++) {
         for (int h = 0; h < 2; h++) {
             y[2 * k][h] = vuzp1q_f32(z[k][h][0], z[k][h][1]);
             y[2 * k + 1][h] = vuzp2q_f32(z[k][h][0], z[k][h][1]);
         }
+    }
+#else
+    for (size_t b = b0; b < b0 + n; b++, w += Q_QUADS) {
+        block_quads(t, w, x, token, b, y);
     }
 #endif
 }
