@@ -138,6 +138,27 @@ __attribute__((target("arch=armv8.2-a+dotprod"))) static size_t multiply_sdot(in
     *ret_sum = vaddvq_s32(acc[0]);
     return (size_t)12 * 32;
 }
+
+__attribute__((target("arch=armv8.2-a+i8mm"))) static size_t multiply_smmla(int32_t *ret_sum)
+{
+    int32x4_t acc[12];
+    int8x16_t a = vdupq_n_s8(3);
+    int8x16_t b = vdupq_n_s8(2);
+    for (int i = 0; i < 12; i++) {
+        acc[i] = vdupq_n_s32(0);
+    }
+    for (uint32_t n = 0; n < MUL_TIMES; n++) {
+        __asm__ volatile("" : "+w"(a), "+w"(b));
+        for (int i = 0; i < 12; i++) {
+            acc[i] = vmmlaq_s32(acc[i], a, b);
+        }
+    }
+    for (int i = 1; i < 12; i++) {
+        acc[0] = vaddq_s32(acc[0], acc[i]);
+    }
+    *ret_sum = vaddvq_s32(acc[0]);
+    return (size_t)12 * 64;
+}
 #endif
 
 static multiply_fn best_multiply(void)
@@ -152,6 +173,9 @@ static multiply_fn best_multiply(void)
         return multiply_avx2;
     }
 #elif defined(__aarch64__)
+    if ((cpu & EW_CPU_I8MM) != 0) {
+        return multiply_smmla;
+    }
     if ((cpu & EW_CPU_DOTPROD) != 0) {
         return multiply_sdot;
     }
