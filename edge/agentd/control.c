@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -142,6 +143,7 @@ struct ew_control {
     int fd;
     pthread_t acceptor;
     pthread_mutex_t lock;
+    pthread_cond_t ended; /* a connection is done */
     atomic_bool stopping;
     connection connections[CONNECTIONS_MAX];
 };
@@ -220,6 +222,7 @@ static void *serve(void *arg)
     }
     (void)pthread_mutex_lock(&c->control->lock);
     c->done = true;
+    (void)pthread_cond_signal(&c->control->ended);
     (void)pthread_mutex_unlock(&c->control->lock);
     return NULL;
 }
@@ -246,18 +249,41 @@ static bool same_user(int fd)
     return ew_unix_peer(fd, &uid, &pid, NULL) == EW_OK && (uid == getuid() || uid == 0);
 }
 
+/* A place for another caller. When all are taken, one that ends within a second makes room: answers are out before threads are. NULL: none. */
+static connection *free_place(ew_control *k)
+{
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    for (int waited = 0; waited == 0;) {
+        reap(k, false);
+        for (size_t i = 0; i < CONNECTIONS_MAX; i++) {
+            if (k->connections[i].fd < 0) {
+                return &k->connections[i];
+            }
+        }
+        bool done = false;
+        (void)pthread_mutex_lock(&k->lock);
+        for (size_t i = 0; i < CONNECTIONS_MAX; i++) {
+            done = done || k->connections[i].done;
+        }
+        if (!done) {
+            waited = pthread_cond_timedwait(&k->ended, &k->lock, &until);
+        }
+        (void)pthread_mutex_unlock(&k->lock);
+    }
+    return NULL;
+}
+
 static void start_connection(ew_control *k, int fd)
 {
-    for (size_t i = 0; i < CONNECTIONS_MAX && same_user(fd); i++) {
-        connection *c = &k->connections[i];
-        if (c->fd < 0) {
-            *c = (connection){.control = k, .fd = fd};
-            if (pthread_create(&c->thread, NULL, serve, c) == 0) {
-                return;
-            }
-            c->fd = -1;
-            break;
+    connection *c = same_user(fd) ? free_place(k) : NULL;
+    if (c != NULL) {
+        *c = (connection){.control = k, .fd = fd};
+        if (pthread_create(&c->thread, NULL, serve, c) == 0) {
+            return;
         }
+        c->fd = -1;
     }
     static const char busy[] =
         "{\"error\":{\"code\":\"EW_EAGAIN\",\"message\":\"the agent serves as many callers as it can\"}}\n";
@@ -290,13 +316,14 @@ ew_status ew_control_open(ew_agent *a, ew_control **ret_control, ew_error *reter
     for (size_t i = 0; i < CONNECTIONS_MAX; i++) {
         k->connections[i].fd = -1;
     }
-    EW_ASSERT(pthread_mutex_init(&k->lock, NULL) == 0);
+    EW_ASSERT(pthread_mutex_init(&k->lock, NULL) == 0 && pthread_cond_init(&k->ended, NULL) == 0);
     ew_status st = ew_unix_listen(ew_home_path(ew_agent_home(a), "agent.sock", path), 0600, &k->fd, reterr);
     if (st == EW_OK && pthread_create(&k->acceptor, NULL, accept_main, k) != 0) {
         (void)close(k->fd);
         st = ew_fail(reterr, EW_ENOMEM, "cannot start the thread of local control");
     }
     if (st != EW_OK) {
+        (void)pthread_cond_destroy(&k->ended);
         (void)pthread_mutex_destroy(&k->lock);
         ew_free(k);
         return st;
@@ -317,6 +344,7 @@ void ew_control_free(ew_control **pk)
     reap(k, true);
     (void)close(k->fd);
     (void)unlink(ew_home_path(ew_agent_home(k->a), "agent.sock", path));
+    (void)pthread_cond_destroy(&k->ended);
     (void)pthread_mutex_destroy(&k->lock);
     ew_free(k);
     *pk = NULL;
