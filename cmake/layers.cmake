@@ -49,9 +49,12 @@ function(ew_module path)
     endif()
     target_link_libraries(ew_${name} ${scope} ${dep_targets} ${M_LIBS})
 
-    # Kernels are fast in every build, but for the sanitizers': there -O3 takes minutes a file.
+    # Kernels are fast in every build, but for the sanitizers': there -O3 takes minutes a file. For the fuzzers, which look at
+    # readers and not at products, they are plain.
     set(fast -fno-math-errno -fno-trapping-math)
-    if(NOT EW_SANITIZE)
+    if(EW_FUZZ)
+        list(APPEND fast -fno-sanitize=all -O2)
+    elseif(NOT EW_SANITIZE)
         list(APPEND fast -O3)
     endif()
     foreach(source IN LISTS sources)
