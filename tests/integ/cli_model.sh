@@ -73,6 +73,7 @@ expect 1 'cut.gguf' "$ew" model info "$tmp/cut.gguf"
 { head -c $(($(stat -c %s "$tiny") - 1200000)) "$tiny"; head -c 10000 /dev/zero | tr '\0' '\377'; tail -c 1190000 "$tiny"; } >"$tmp/wild.gguf"
 expect 1 'weights are damaged' "$ew" model eval "$tmp/wild.gguf" "$golden/perplexity.txt" --ctx 32 --chunks 1 --json
 expect 1 'weights are damaged' "$ew" model logits "$tmp/wild.gguf" 'the' --json
+expect 1 'weights are damaged' "$ew" model generate "$tmp/wild.gguf" 'the' -n 2
 printf 'a\0b' >"$tmp/zero"
 expect 2 'zero byte' "$ew" model generate "$tiny" --chat --file "$tmp/zero"
 expect 1 'prompt of [0-9]+ tokens does not fit the context of 2. HINT: --ctx' "$ew" model generate "$tiny" 'a long prompt' --ctx 2
