@@ -7,8 +7,7 @@
 #include "sys/cli.h"
 #include "sys/proc.h"
 
-#define EW_SESSION_CTX_DEFAULT 4096u /* as session.h says */
-#define N_CTX_USEFUL 32u             /* a context is not shrunk below this */
+#define N_CTX_USEFUL 32u /* a context is not shrunk below this */
 
 ew_status ew_cli_compute_open(const ew_cli_app *app, int64_t threads, const char *kernel, ew_cli_compute *ret_compute,
                               ew_error *reterr)
@@ -44,38 +43,6 @@ ew_status ew_cli_kv_parse(const char *text, ew_kv_type *ret_type, ew_error *rete
     return text == NULL ? EW_OK : ew_fail(reterr, EW_EINVAL, "--kv '%s' is not one of f16, f32, q8_0", text);
 }
 
-static ew_status session_bytes(const ew_model *m, const ew_session_opt *opt, uint32_t n_ctx, uint64_t *ret,
-                               ew_error *reterr)
-{
-    ew_memory_plan plan;
-    ew_session_opt o = *opt;
-    o.n_ctx = n_ctx;
-    EW_TRY(ew_session_memory(m, &o, &plan, reterr));
-    *ret = plan.kv_bytes + plan.workspace_bytes;
-    return EW_OK;
-}
-
-/* The largest context up to n_ctx whose session takes at most `room`; 0 = none. */
-static ew_status largest_context(const ew_model *m, const ew_session_opt *opt, uint32_t n_ctx, uint64_t room,
-                                 uint32_t *ret, ew_error *reterr)
-{
-    uint64_t need;
-    /* What the model does not allow is refused with the number that was asked for. */
-    EW_TRY(session_bytes(m, opt, n_ctx, &need, reterr));
-    uint32_t lo = need <= room ? n_ctx : 0;
-    while (lo < n_ctx) {
-        uint32_t mid = lo + (n_ctx - lo + 1) / 2;
-        EW_TRY(session_bytes(m, opt, mid, &need, reterr));
-        if (need <= room) {
-            lo = mid;
-        } else {
-            n_ctx = mid - 1;
-        }
-    }
-    *ret = lo;
-    return EW_OK;
-}
-
 ew_status ew_cli_session_open(const ew_model *m, const ew_session_opt *opt, uint64_t limit, bool n_ctx_given,
                               ew_session **ret_session, ew_error *reterr)
 {
@@ -88,9 +55,9 @@ ew_status ew_cli_session_open(const ew_model *m, const ew_session_opt *opt, uint
     EW_TRY(ew_proc_mem_read(&mem, reterr));
     uint64_t taken = ew_model_weights_bytes(m) + mem.anon_bytes;
     uint64_t room = limit > taken ? limit - taken : 0;
-    uint32_t wanted = opt->n_ctx != 0 ? opt->n_ctx : EW_MIN(ew_model_config_of(m)->n_ctx_train, EW_SESSION_CTX_DEFAULT);
+    uint32_t wanted = opt->n_ctx != 0 ? opt->n_ctx : ew_session_default_ctx(m);
     uint32_t fits;
-    EW_TRY(largest_context(m, opt, wanted, room, &fits, reterr));
+    EW_TRY(ew_session_largest_ctx(m, opt, room, &fits, reterr));
     if (fits < EW_MIN(wanted, N_CTX_USEFUL)) {
         return ew_fail(reterr, EW_ELIMIT,
                        "the model does not fit into %s: weights and tables take %s. HINT: quantize it further "
@@ -111,16 +78,21 @@ ew_status ew_cli_session_open(const ew_model *m, const ew_session_opt *opt, uint
     return ew_session_new(m, &o, ret_session, reterr);
 }
 
-int ew_cli_print_json(json_t *j)
+ew_status ew_cli_put_json(const json_t *j, ew_error *reterr)
 {
     EW_AUTO_BUF out = {0};
-    ew_error err = EW_ERROR_INIT;
-    ew_status st =
-        j == NULL ? ew_fail(&err, EW_ENOMEM, "not enough memory") : ew_json_dump(j, EW_JSON_PRETTY, &out, &err);
-    json_decref(j);
-    if (st != EW_OK) {
-        return ew_cli_fail(EW_CLI_PROG, st, &err);
+    if (j == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "not enough memory");
     }
+    EW_TRY(ew_json_dump(j, EW_JSON_PRETTY, &out, reterr));
     (void)fwrite(out.data, 1, out.size, stdout);
-    return 0;
+    return EW_OK;
+}
+
+int ew_cli_print_json(json_t *j)
+{
+    ew_error err = EW_ERROR_INIT;
+    ew_status st = ew_cli_put_json(j, &err);
+    json_decref(j);
+    return st == EW_OK ? 0 : ew_cli_fail(EW_CLI_PROG, st, &err);
 }

@@ -27,7 +27,9 @@ ew_status ew_cli_compute_open(const ew_cli_app *app, int64_t threads, const char
 void ew_cli_compute_release(ew_cli_compute *c);
 #define EW_AUTO_COMPUTE EW_CLEANUP(ew_cli_compute_release) ew_cli_compute
 
-/* Prints j on stdout and drops it; NULL is taken as out of memory. Returns the exit status. */
+/* Prints j on stdout; NULL is taken as out of memory. */
+ew_status ew_cli_put_json(const json_t *j, ew_error *reterr) EW_MUST_CHECK;
+/* The same as the last act of a command: drops j, tells an error. Returns the exit status. */
 int ew_cli_print_json(json_t *j);
 
 /* "f16", "f32", "q8_0" for --kv; NULL = f16. EW_EINVAL names them. */

@@ -596,9 +596,7 @@ static ew_status status(const experiment_args *o, ew_error *reterr)
     EW_TRY(ew_opclient_call(c, "experiment.status", in, &out, reterr));
     EW_TRY(ew_json_get_arr(out, "experiment.status", "experiments", &list, reterr));
     if (o->op.json) {
-        EW_TRY(ew_json_dump(list, EW_JSON_PRETTY, &text, reterr));
-        (void)fputs(ew_buf_str(&text), stdout);
-        return EW_OK;
+        return ew_cli_put_json(list, reterr);
     }
     static const char *const titles[] = {"id", "name", "total", "queued", "running", "done", "failed", "cancelled"};
     EW_TRY(ew_table_new(&t));
@@ -639,9 +637,7 @@ static ew_status export(const experiment_args *o, ew_error *reterr)
     EW_AUTO_BUF text = {0};
     EW_TRY(ew_cli_op_open(&o->op, &c, reterr));
     EW_TRY(read_rows(c, o->id, &rows, reterr));
-    EW_TRY(ew_json_dump(rows, EW_JSON_PRETTY, &text, reterr));
-    (void)fputs(ew_buf_str(&text), stdout);
-    return EW_OK;
+    return ew_cli_put_json(rows, reterr);
 }
 
 typedef struct command {

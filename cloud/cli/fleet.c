@@ -124,9 +124,7 @@ static ew_status show(const fleet_args *o, ew_error *reterr)
     EW_TRY(ew_cli_op_open(&o->op, &c, reterr));
     EW_TRY(read_evidence(c, &evidence, reterr));
     if (o->op.json) {
-        EW_TRY(ew_json_dump(evidence, EW_JSON_PRETTY, &text, reterr));
-        (void)fputs(ew_buf_str(&text), stdout);
-        return EW_OK;
+        return ew_cli_put_json(evidence, reterr);
     }
     EW_TRY(ew_table_new(&t));
     for (size_t i = 0; i < EW_COUNT(titles); i++) {

@@ -121,7 +121,6 @@ static json_t *result_json(int64_t n_tok, bench_result r, const char *unit, doub
 static ew_status print_json(const bench_args *a, const ew_model *m, const ew_cli_compute *c, const bench_limits *l,
                             bench_result p, bench_result g, ew_error *reterr)
 {
-    EW_AUTO_BUF out = {0};
     EW_AUTO_JSON j = json_pack(
         "{s:s s:s s:I s:I s:s s:i s:o s:o s:I}", "model", ew_model_config_of(m)->name, "type", ew_model_dtype_name(m),
         "parameters", (json_int_t)ew_model_n_params(m), "weights_bytes", (json_int_t)ew_model_weights_bytes(m),
@@ -129,12 +128,7 @@ static ew_status print_json(const bench_args *a, const ew_model *m, const ew_cli
         result_json(a->n_prompt, p, "gops", p.mean * l->token_ops * 1e-9, l->int8_per_s * 1e-9), "generate",
         result_json(a->n_gen, g, "gbytes_per_second", g.mean * l->token_bytes * 1e-9, l->read_per_s * 1e-9),
         "rss_peak_bytes", (json_int_t)l->rss_peak_bytes);
-    if (j == NULL) {
-        return ew_fail(reterr, EW_ENOMEM, "not enough memory");
-    }
-    EW_TRY(ew_json_dump(j, EW_JSON_PRETTY, &out, reterr));
-    (void)fwrite(out.data, 1, out.size, stdout);
-    return EW_OK;
+    return ew_cli_put_json(j, reterr);
 }
 
 static void print_text(const bench_args *a, const ew_model *m, const ew_cli_compute *c, const bench_limits *l,

@@ -64,16 +64,10 @@ static ew_status eval_print(const eval_args *a, const ew_perplexity *p, uint32_t
                      n_ctx, ew_str_seconds(b, sizeof(b), seconds));
         return EW_OK;
     }
-    EW_AUTO_BUF out = {0};
     EW_AUTO_JSON j = json_pack("{s:f s:f s:f s:I s:I s:i s:f}", "perplexity", p->perplexity, "error", p->error, "nll",
                                p->nll, "scored", (json_int_t)p->n_scored, "chunks", (json_int_t)p->n_chunks, "ctx",
                                (int)n_ctx, "seconds", seconds);
-    if (j == NULL) {
-        return ew_fail(reterr, EW_ENOMEM, "not enough memory");
-    }
-    EW_TRY(ew_json_dump(j, EW_JSON_PRETTY, &out, reterr));
-    (void)fwrite(out.data, 1, out.size, stdout);
-    return EW_OK;
+    return ew_cli_put_json(j, reterr);
 }
 
 static ew_status eval_run(const eval_args *a, const ew_cli_app *app, ew_error *reterr)

@@ -108,7 +108,6 @@ static ew_status read_prompt(const generate_args *a, ew_buf *out, ew_error *rete
 
 static ew_status generate_json(const ew_buf *text, const ew_tokens *ids, const ew_generate_stats *st, ew_error *reterr)
 {
-    EW_AUTO_BUF out = {0};
     EW_AUTO_JSON list = json_array();
     for (size_t i = 0; i < ids->n; i++) {
         (void)json_array_append_new(list, json_integer(ids->id[i]));
@@ -120,9 +119,7 @@ static ew_status generate_json(const ew_buf *text, const ew_tokens *ids, const e
     if (j == NULL) {
         return ew_fail(reterr, EW_EINTERNAL, "the text is not valid UTF-8");
     }
-    EW_TRY(ew_json_dump(j, EW_JSON_PRETTY, &out, reterr));
-    (void)fwrite(out.data, 1, out.size, stdout);
-    return EW_OK;
+    return ew_cli_put_json(j, reterr);
 }
 
 static void generate_chatter(const ew_generate_stats *st)

@@ -200,7 +200,7 @@ int ew_cli_model_info(int argc, char **argv, void *ctx)
     if (st != EW_OK) {
         return ew_cli_fail(EW_CLI_PROG, st, &err);
     }
-    uint32_t n_ctx = a.n_ctx > 0 ? (uint32_t)a.n_ctx : EW_MIN(ew_model_config_of(m)->n_ctx_train, 4096u);
+    uint32_t n_ctx = a.n_ctx > 0 ? (uint32_t)a.n_ctx : ew_session_default_ctx(m);
     if (a.json) {
         return info_json(m, &a, &mem, n_ctx);
     }

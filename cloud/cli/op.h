@@ -42,8 +42,6 @@ ew_status ew_cli_op_open(const ew_cli_op *o, ew_opclient **ret_client, ew_error 
 /* One verb over a connection of its own. */
 ew_status ew_cli_op_call(const ew_cli_op *o, const char *verb, const json_t *in, json_t **ret_out,
                          ew_error *reterr) EW_MUST_CHECK;
-/* Pretty JSON on stdout. */
-ew_status ew_cli_op_print(const json_t *j, ew_error *reterr) EW_MUST_CHECK;
 /* The exit status, with the error told on stderr. */
 int ew_cli_op_end(ew_status st, const ew_error *err);
 

@@ -33,14 +33,6 @@ ew_status ew_cli_op_call(const ew_cli_op *o, const char *verb, const json_t *in,
     return ew_opclient_call(c, verb, in, ret_out, reterr);
 }
 
-ew_status ew_cli_op_print(const json_t *j, ew_error *reterr)
-{
-    EW_AUTO_BUF text = {0};
-    EW_TRY(ew_json_dump(j, EW_JSON_PRETTY, &text, reterr));
-    (void)fputs(ew_buf_str(&text), stdout);
-    return EW_OK;
-}
-
 int ew_cli_op_end(ew_status st, const ew_error *err)
 {
     return st == EW_OK ? 0 : ew_cli_fail(EW_CLI_PROG, st, err);
@@ -108,7 +100,7 @@ static int run_token_create(int argc, char **argv, void *ctx)
     EW_AUTO_JSON out = NULL;
     ew_status st = ew_cli_op_call(&o, "token.create", in, &out, &err);
     if (st == EW_OK && o.json) {
-        st = ew_cli_op_print(out, &err);
+        st = ew_cli_put_json(out, &err);
     } else if (st == EW_OK) {
         (void)printf("%s\n", text_of(out, "token"));
     }
@@ -153,7 +145,7 @@ static int run_device_list(int argc, char **argv, void *ctx)
     EW_AUTO_JSON out = NULL;
     ew_status st = ew_cli_op_call(&o, "device.list", NULL, &out, &err);
     if (st == EW_OK) {
-        st = o.json ? ew_cli_op_print(out, &err) : print_devices(out, &err);
+        st = o.json ? ew_cli_put_json(out, &err) : print_devices(out, &err);
     }
     return ew_cli_op_end(st, &err);
 }
@@ -172,7 +164,7 @@ static int device_verb(const ew_cli_spec *spec, const ew_cli_op *o, char *const 
     ew_status st =
         in == NULL ? ew_fail(&err, EW_EINVAL, "the id is not UTF-8") : ew_cli_op_call(o, verb, in, &out, &err);
     if (st == EW_OK && (o->json || strcmp(verb, "device.show") == 0)) {
-        st = ew_cli_op_print(out, &err);
+        st = ew_cli_put_json(out, &err);
     } else if (st == EW_OK) {
         (void)printf("revoked %s\n", *id);
     }
@@ -281,7 +273,7 @@ static int run_trial_list(int argc, char **argv, void *ctx)
     EW_AUTO_JSON list = NULL;
     ew_status st = all_pages(&o, "trial.list", experiment, "trials", "offset", &list, &err);
     if (st == EW_OK) {
-        st = o.json ? ew_cli_op_print(list, &err) : print_trials(list, &err);
+        st = o.json ? ew_cli_put_json(list, &err) : print_trials(list, &err);
     }
     return ew_cli_op_end(st, &err);
 }
@@ -309,7 +301,7 @@ static int run_evidence_export(int argc, char **argv, void *ctx)
     ew_status st = all_pages(&o, "evidence.export", NULL, "evidence", "after", &list, &err);
     EW_AUTO_JSON file = json_pack("{s:O*}", "evidence", list);
     if (st == EW_OK && out_path == NULL) {
-        st = ew_cli_op_print(file, &err);
+        st = ew_cli_put_json(file, &err);
     } else if (st == EW_OK) {
         st = ew_json_dump(file, EW_JSON_PRETTY, &text, &err);
         if (st == EW_OK) {
@@ -366,7 +358,7 @@ static int run_evidence_import(int argc, char **argv, void *ctx)
     ew_status st = import_file(&o, path, &added, &known, &err);
     if (st == EW_OK && o.json) {
         EW_AUTO_JSON j = json_pack("{s:I, s:I}", "added", (json_int_t)added, "known", (json_int_t)known);
-        st = ew_cli_op_print(j, &err);
+        st = ew_cli_put_json(j, &err);
     } else if (st == EW_OK) {
         (void)printf("%zu trials added, %zu known already\n", added, known);
     }

@@ -151,7 +151,7 @@ int ew_cli_model_import(int argc, char **argv, void *ctx)
     EW_AUTO_JSON list = json_array();
     ew_status st = import_run(&a, list, &err);
     if (st == EW_OK && a.op.json) {
-        st = ew_cli_op_print(list, &err);
+        st = ew_cli_put_json(list, &err);
     }
     return ew_cli_op_end(st, &err);
 }
@@ -193,7 +193,7 @@ int ew_cli_model_list(int argc, char **argv, void *ctx)
     EW_AUTO_JSON out = NULL;
     ew_status st = ew_cli_op_call(&o, "model.list", NULL, &out, &err);
     if (st == EW_OK) {
-        st = o.json ? ew_cli_op_print(out, &err) : print_models(out, &err);
+        st = o.json ? ew_cli_put_json(out, &err) : print_models(out, &err);
     }
     return ew_cli_op_end(st, &err);
 }

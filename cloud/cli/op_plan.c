@@ -96,7 +96,7 @@ static int run_plan_show(int argc, char **argv, void *ctx)
         st = ew_cli_op_call(&a.op, "plan.show", in, &out, &err);
     }
     if (st == EW_OK) {
-        st = a.op.json ? ew_cli_op_print(out, &err) : print_plan(out, &err);
+        st = a.op.json ? ew_cli_put_json(out, &err) : print_plan(out, &err);
     }
     return ew_cli_op_end(st, &err);
 }

@@ -7,12 +7,11 @@
  *   transposed  a vector has eight elements of each of the eight blocks (against p of the activations, qmul_avx512.c): the four
  *               sums add up as integers, and one vector of scales, each twice, does for the step. For the types of which the
  *               blocks can be permuted cheaply. */
-#include <immintrin.h>
 #include <string.h>
 
 #include "kern/kern_int.h"
+#include "kern/load_x86.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 #define MOST 8 /* tokens that a row meets at once */
 /* How far ahead weights are called for when many tokens stand between two loads of them. With up to four tokens the hardware does
@@ -27,34 +26,10 @@ typedef struct step {
 /* Fills a step from the blocks at p, and reads nothing else. */
 typedef void (*load_fn)(const uint8_t *p, step *o);
 
-INLINE __m128i load16(const uint8_t *p)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)p);
-}
-
-INLINE __m256i load32(const uint8_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
-
 /* In two halves: a load that crosses lines and finds neither in the cache holds up the others (measured: half the bandwidth). */
 INLINE __m512i load64(const uint8_t *p)
 {
     return _mm512_inserti64x4(_mm512_castsi256_si512(load32(p)), load32(p + 32), 1);
-}
-
-INLINE short half_at(const uint8_t *p)
-{
-    short h;
-    memcpy(&h, p, sizeof(h));
-    return h;
-}
-
-INLINE uint32_t u32_at(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
 }
 
 INLINE __m512 low8(__m256 v)

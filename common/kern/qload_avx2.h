@@ -3,12 +3,11 @@
 #ifndef EW_KERN_QLOAD_AVX2_H
 #define EW_KERN_QLOAD_AVX2_H
 
-#include <immintrin.h>
 #include <string.h>
 
 #include "kern/kern_int.h"
+#include "kern/load_x86.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
 typedef struct step {
@@ -26,30 +25,6 @@ typedef struct step_type {
     float off;    /* codes are q + off */
     size_t bytes; /* of a step */
 } step_type;
-
-INLINE __m128i load16(const uint8_t *p)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)p);
-}
-
-INLINE __m256i load32(const uint8_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
-
-INLINE short half_at(const uint8_t *p)
-{
-    short h;
-    memcpy(&h, p, sizeof(h));
-    return h;
-}
-
-INLINE uint32_t u32_at(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
 
 /* f16 at eight places `stride` apart. */
 INLINE __m256 halves(const uint8_t *p, size_t stride)

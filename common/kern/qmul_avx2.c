@@ -1,12 +1,11 @@
 /* Integer products with AVX2: panels of 8 rows. vpmaddubsw takes unsigned codes and signed activations and adds pairs in 16 bits:
  * codes of up to six bits are unsigned and added for as long as 16 bits hold them (their offset is undone by c32 or c16); codes of
  * eight bits are signed: |w| times x with the sign of w. */
-#include <immintrin.h>
 #include <string.h>
 
 #include "kern/kern_int.h"
+#include "kern/load_x86.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define P_UNROLL _Pragma("GCC unroll 16")
 
 /* ---- activations ---- */
@@ -124,11 +123,6 @@ INLINE pi p_or_bits(pi v, pi h, int i)
     return p_or(v, p_and(_mm256_cmpeq_epi8(p_and(spread, bit), bit), p_set8(16)));
 }
 
-INLINE __m128i load16(const uint8_t *p)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)p);
-}
-
 INLINE void load_planes(const uint8_t *const r[8], size_t at, pi o[4])
 {
     pi v[4];
@@ -142,13 +136,6 @@ INLINE void load_planes(const uint8_t *const r[8], size_t at, pi o[4])
     o[1] = _mm256_unpackhi_epi64(a, c);
     o[2] = _mm256_unpacklo_epi64(b, d);
     o[3] = _mm256_unpackhi_epi64(b, d);
-}
-
-INLINE short half_at(const uint8_t *p)
-{
-    short h;
-    memcpy(&h, p, sizeof(h));
-    return h;
 }
 
 INLINE pf load_halves(const uint8_t *const r[8], size_t at)

@@ -1,11 +1,10 @@
 /* Integer products with AVX-512 VNNI: vpdpbusd takes unsigned codes and signed activations, so codes with a sign carry a bias of
  * 128, which c32 and c16 undo (panels) or the sums m32 and m16 (dot). */
-#include <immintrin.h>
 #include <string.h>
 
 #include "kern/kern_int.h"
+#include "kern/load_x86.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define P_UNROLL _Pragma("GCC unroll 16")
 
 /* ---- activations ---- */
@@ -161,11 +160,6 @@ INLINE pi p_or_bits(pi v, pi h, int i)
     return _mm512_mask_add_epi8(v, _mm512_test_epi8_mask(spread, bit), v, p_set8(16));
 }
 
-INLINE __m128i load16(const uint8_t *p)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)p);
-}
-
 INLINE void load_planes(const uint8_t *const r[16], size_t at, pi o[4])
 {
     pi v[4];
@@ -182,13 +176,6 @@ INLINE void load_planes(const uint8_t *const r[16], size_t at, pi o[4])
     o[1] = _mm512_unpackhi_epi64(a, c);
     o[2] = _mm512_unpacklo_epi64(b, d);
     o[3] = _mm512_unpackhi_epi64(b, d);
-}
-
-INLINE short half_at(const uint8_t *p)
-{
-    short h;
-    memcpy(&h, p, sizeof(h));
-    return h;
 }
 
 INLINE __m128i halves_8(const uint8_t *const r[8], size_t at)

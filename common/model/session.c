@@ -24,6 +24,11 @@ uint32_t ew_hooks_max_rank(const ew_hooks *hooks, uint32_t n_layers)
 
 /* ---- sizing ---- */
 
+uint32_t ew_session_default_ctx(const ew_model *m)
+{
+    return EW_MIN(m->cfg.n_ctx_train, N_CTX_DEFAULT_MAX);
+}
+
 static size_t scratch_bytes(const ew_model *m, size_t T)
 {
     size_t max = m->output.rows > 0 ? ew_matmul_scratch(&m->output, T) : 0;
@@ -112,7 +117,7 @@ static ew_status session_prepare(ew_session *s, const ew_model *m, const ew_sess
     s->m = (ew_model *)(uintptr_t)m;
     s->opt = opt != NULL ? *opt : none;
     ew_session_opt *o = &s->opt;
-    o->n_ctx = o->n_ctx != 0 ? o->n_ctx : EW_MIN(c->n_ctx_train, N_CTX_DEFAULT_MAX);
+    o->n_ctx = o->n_ctx != 0 ? o->n_ctx : ew_session_default_ctx(m);
     if (o->n_ctx > EW_LIMIT_CONTEXT_TOK) {
         return ew_fail(reterr, EW_EINVAL, "a context of %u tokens is over the limit of %u", o->n_ctx,
                        EW_LIMIT_CONTEXT_TOK);
@@ -191,6 +196,15 @@ static uint32_t largest_ctx(const ew_session *s, uint64_t limit)
         }
     }
     return lo;
+}
+
+ew_status ew_session_largest_ctx(const ew_model *m, const ew_session_opt *opt, uint64_t limit_bytes,
+                                 uint32_t *ret_n_ctx, ew_error *reterr)
+{
+    ew_session s = {0};
+    EW_TRY(session_prepare(&s, m, opt, reterr));
+    *ret_n_ctx = largest_ctx(&s, limit_bytes);
+    return EW_OK;
 }
 
 static ew_status check_limit(const ew_session *s, uint64_t need, ew_error *reterr)

@@ -51,6 +51,13 @@ ew_status ew_session_memory(const ew_model *m, const ew_session_opt *opt, ew_mem
 ew_status ew_model_memory(const ew_model *m, uint32_t n_ctx, uint32_t n_batch, ew_memory_plan *ret_plan,
                           ew_error *reterr) EW_MUST_CHECK;
 
+/* Capacity of a session whose opt.n_ctx is 0: the training context, at most 4096 tok. */
+uint32_t ew_session_default_ctx(const ew_model *m);
+/* The largest capacity up to that of opt whose cache and workspace take at most limit_bytes; 0 = not even one token. EW_EINVAL as
+ * ew_session_new. */
+ew_status ew_session_largest_ctx(const ew_model *m, const ew_session_opt *opt, uint64_t limit_bytes,
+                                 uint32_t *ret_n_ctx, ew_error *reterr) EW_MUST_CHECK;
+
 /* Takes a reference to m. EW_EINVAL (bad range, context beyond EW_LIMIT_CONTEXT_TOK or beyond the model's learned positions, a cache type
  * that the head size does not allow). With longrope positions the context decides which divisors hold for the whole session. EW_ELIMIT past memory_limit_bytes: the message
  * has the largest context that would fit; EW_ENOMEM. */
