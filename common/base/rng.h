@@ -18,6 +18,10 @@ uint64_t ew_rng_below(ew_rng *r, uint64_t n);
 double ew_rng_f64(ew_rng *r);
 /* Standard normal (Box-Muller, one value per call: no hidden state). */
 double ew_rng_normal(ew_rng *r);
+/* Random bits by address: block i of a stream is a function of (seed, stream, i) alone, so any part of a sequence can be made again, in any
+ * order and by any thread, without keeping it. Philox-4x32-10: key seed, counter (i, stream).
+ * Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3. */
+void ew_rng_block(uint64_t seed, uint64_t stream, uint64_t i, uint32_t ret[static 4]);
 /* Fisher-Yates over n elements of size bytes (size <= 64). */
 void ew_rng_shuffle(ew_rng *r, void *items, size_t n, size_t size);
 

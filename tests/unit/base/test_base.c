@@ -227,6 +227,26 @@ static void growth_stops_at_the_maximum(void **state)
     assert_int_equal(ew_mem_count(), before + 1);
 }
 
+/* The answers of Random123's kat_vectors for philox4x32 with 10 rounds. */
+static void random_blocks_are_those_of_philox(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t seed, stream, i;
+        uint32_t want[4];
+    } known[] = {{0, 0, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+                 {UINT64_MAX, UINT64_MAX, UINT64_MAX, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+                 {0x299f31d0a4093822u,
+                  0x0370734413198a2eu,
+                  0x85a308d3243f6a88u,
+                  {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}};
+    for (size_t k = 0; k < EW_COUNT(known); k++) {
+        uint32_t got[4];
+        ew_rng_block(known[k].seed, known[k].stream, known[k].i, got);
+        assert_memory_equal(got, known[k].want, sizeof(got));
+    }
+}
+
 static void random_numbers_repeat_and_spread(void **state)
 {
     (void)state;
@@ -314,6 +334,7 @@ int main(void)
         cmocka_unit_test(a_map_keeps_order_and_survives_lack_of_memory),
         cmocka_unit_test(an_arena_needs_what_its_dry_run_said),
         cmocka_unit_test(growth_stops_at_the_maximum),
+        cmocka_unit_test(random_blocks_are_those_of_philox),
         cmocka_unit_test(random_numbers_repeat_and_spread),
         cmocka_unit_test(the_clock_can_be_held),
         cmocka_unit_test(the_log_filters_by_component_and_stays_on_one_line),
