@@ -51,25 +51,45 @@ const float *ew_model_output_norm(const ew_model *m); /* [C] */
 /* Divisors of the rotary frequencies, [n_rot/2], for ew_rope's freq_factors; NULL when there is no scaling. LONGROPE: the short ones. */
 const float *ew_model_rope_factors(const ew_model *m);
 
-/* f32 weights in the caller's memory, for training from scratch. */
+/* f32 arrays in the shape of a model's weights: parameters, or their gradients. NULL = the family has none (or not given). */
 typedef struct ew_layer_floats {
-    const float *linear[EW_LINEAR_COUNT]; /* shapes as above */
-    const float *attn_norm;               /* [C] */
-    const float *ffn_norm;                /* [C] */
+    float *linear[EW_LINEAR_COUNT]; /* shapes as above */
+    float *attn_norm;               /* [C] */
+    float *ffn_norm;                /* [C] */
+    float *bias[EW_LINEAR_COUNT];   /* [rows] */
+    float *attn_norm_b, *ffn_norm_b;
+    float *attn_post_norm, *ffn_post_norm;
+    float *q_norm, *k_norm; /* [D], or [H,D] and [K,D] */
 } ew_layer_floats;
 
 typedef struct ew_model_floats {
-    const float *token_embd;      /* [V, C] */
-    const float *output;          /* [V, C], or NULL: tied head */
-    const float *output_norm;     /* [C] */
-    const ew_layer_floats *layer; /* [L]; the array itself is copied */
+    float *token_embd;      /* [V, C] */
+    float *output;          /* [V, C], or NULL: tied head */
+    float *output_norm;     /* [C] */
+    ew_layer_floats *layer; /* [L]; the array itself is copied */
+    float *output_norm_b;   /* [C] */
+    float *output_b;        /* [V] */
+    float *position_embd;   /* [n_pos, C] */
+    float *token_types;     /* [n_types, C] */
+    float *embd_norm, *embd_norm_b;
 } ew_model_floats;
 
 /* A model of the families without further weights (Llama, Mistral and whatever of windows, scales and caps is added to them) over float
- * arrays that stay the caller's and must outlive it; they may change between (not during) evaluations.
+ * arrays that stay the caller's and must outlive it; they may change between (not during) evaluations. Only token_embd, output,
+ * output_norm, linear, attn_norm and ffn_norm are read.
  * cfg->tied_head is set from weights->output. vocab (NULL = none) is copied. cfg is checked like a file's. */
 ew_status ew_model_from_floats(const ew_model_config *cfg, const ew_vocab *vocab, const ew_model_floats *weights,
                                ew_model **ret_model, ew_error *reterr) EW_MUST_CHECK;
+
+/* The arrays that a model of m's kind has, one after the other from `at` on: fills the pointers of *ret (ret->layer has room for L) and
+ * returns the number of floats. at NULL: only counts, ret may be NULL. */
+size_t ew_model_floats_place(const ew_model *m, float *at, ew_model_floats *ret);
+/* The weights of m as floats, into such arrays. */
+void ew_model_floats_copy(const ew_model *m, const ew_model_floats *dst);
+/* A model like base (any family) whose weights are those of `weights` (where they are not NULL). Holds a reference to base; the arrays
+ * stay the caller's, must outlive it and may change between evaluations. ew_model_path is "", there is no hash. EW_ENOMEM. */
+ew_status ew_model_overlay(const ew_model *base, const ew_model_floats *weights, ew_model **ret_model,
+                           ew_error *reterr) EW_MUST_CHECK;
 
 /* EW_OK when train/ can compute the gradients of such a model: the Llama block. EW_EUNSUPPORTED with the first feature that is missing.
  * Before anything is allocated. */

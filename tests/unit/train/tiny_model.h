@@ -67,7 +67,7 @@ static inline bool tiny_open(tiny_model *t, ew_model_config cfg, uint64_t seed)
         t->layers[il].attn_norm = t->norm[il][0];
         t->layers[il].ffn_norm = t->norm[il][1];
     }
-    const ew_model_floats f = {t->embd, NULL, t->out_norm, t->layers};
+    const ew_model_floats f = {.token_embd = t->embd, .output_norm = t->out_norm, .layer = t->layers};
     return ew_model_from_floats(&cfg, NULL, &f, &t->model, NULL) == EW_OK;
 }
 
