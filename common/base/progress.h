@@ -11,6 +11,9 @@ typedef struct ew_progress_info {
     uint64_t total;    /* in units; 0 = not known */
     double loss;       /* NAN when it has no meaning here */
     double left_s;     /* seconds left as the work itself reckons, NAN = derive from done and total */
+    double tok_per_s;  /* of training; 0 = not known */
+    double joules;     /* used so far by the machine; 0 = not known */
+    bool estimated;    /* joules come from seconds and a calibrated power, not from a meter */
 } ew_progress_info;
 
 /* Returns false to ask the work to stop at its next safe point (EW_ECANCELLED). Called from the working thread. */
