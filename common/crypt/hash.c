@@ -84,7 +84,12 @@ static ew_status hash_fd(int fd, const char *path, const ew_progress *progress, 
         }
         ew_sha256_stream_add(stream, piece, (size_t)n);
         done += (uint64_t)n;
-        ew_progress_info info = {"hash", "B", done, total, __builtin_nan(""), __builtin_nan("")};
+        ew_progress_info info = {.phase = "hash",
+                                 .unit = "B",
+                                 .done = done,
+                                 .total = total,
+                                 .loss = __builtin_nan(""),
+                                 .left_s = __builtin_nan("")};
         if (!ew_progress_tell(progress, &info)) {
             st = ew_fail(reterr, EW_ECANCELLED, "hashing '%s' was stopped", path);
             break;

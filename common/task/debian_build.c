@@ -66,7 +66,8 @@ static void build_release(build *b)
 
 static ew_status tell(const build *b, const char *phase, uint64_t done, uint64_t total, ew_error *reterr)
 {
-    const ew_progress_info info = {phase, "packages", done, total, (double)NAN, (double)NAN};
+    const ew_progress_info info = {
+        .phase = phase, .unit = "packages", .done = done, .total = total, .loss = (double)NAN, .left_s = (double)NAN};
     if ((done & 255u) == 0 && !ew_progress_tell(&b->opt->progress, &info)) {
         return ew_fail(reterr, EW_ECANCELLED, "stopped while building the benchmark");
     }

@@ -81,7 +81,8 @@ static ew_status out_of_memory(ew_error *reterr, ew_status st)
 static ew_status tell(const trainer *t, const char *phase, const char *unit, uint64_t done, uint64_t total,
                       ew_error *reterr)
 {
-    ew_progress_info info = {phase, unit, done, total, (double)NAN, (double)NAN};
+    ew_progress_info info = {
+        .phase = phase, .unit = unit, .done = done, .total = total, .loss = (double)NAN, .left_s = (double)NAN};
     if (!ew_progress_tell(&t->opt->progress, &info)) {
         return ew_fail(reterr, EW_ECANCELLED, "training the vocabulary was stopped");
     }

@@ -300,7 +300,12 @@ static ew_status find_neighbours(ew_corpus *c, const ew_progress *progress, ew_e
             ew_buf_clear(&c->prompt);
             ew_buf_clear(&c->answer);
             EW_TRY(ew_debian_example(c->debian, c->task[w], c->pool[w][i], 1, NULL, &c->prompt, &c->answer, reterr));
-            const ew_progress_info info = {"neighbours", "items", done, total, (double)NAN, (double)NAN};
+            const ew_progress_info info = {.phase = "neighbours",
+                                           .unit = "items",
+                                           .done = done,
+                                           .total = total,
+                                           .loss = (double)NAN,
+                                           .left_s = (double)NAN};
             if (!ew_progress_tell(progress, &info)) {
                 return ew_fail(reterr, EW_ECANCELLED, "stopped while the corpus was prepared");
             }

@@ -82,7 +82,8 @@ static void progress_is_silent_for_short_work_and_plain_without_a_terminal(void 
     ew_term_progress *t = NULL;
     assert_int_equal(ew_term_progress_new(f, "tune", NULL, &t), EW_OK);
     const ew_progress *p = ew_term_progress_get(t);
-    ew_progress_info info = {"train", "tok", 0, 5000, 2.4131, (double)NAN};
+    ew_progress_info info = {
+        .phase = "train", .unit = "tok", .done = 0, .total = 5000, .loss = 2.4131, .left_s = (double)NAN};
     for (uint64_t s = 1; s <= 10; s++) { /* one call per second by a held clock */
         ew_clock_fake(s * 1000000000u, 1);
         info.done = (s - 1) * 100;
@@ -103,7 +104,8 @@ static void progress_passes_the_wish_to_stop(void **state)
     (void)state;
     ew_term_progress *t = NULL;
     assert_int_equal(ew_term_progress_new(stderr, NULL, stop_now, &t), EW_OK);
-    ew_progress_info info = {"x", "B", 1, 0, (double)NAN, (double)NAN};
+    ew_progress_info info = {
+        .phase = "x", .unit = "B", .done = 1, .total = 0, .loss = (double)NAN, .left_s = (double)NAN};
     assert_false(ew_progress_tell(ew_term_progress_get(t), &info));
     ew_term_progress_free(&t);
     EW_AUTO_BUF out = {0};
