@@ -1,5 +1,5 @@
 /* JSON forms of a history record (task/item.h says which). Parsing by jansson; the readers below only look for known keys. */
-#include "task/item.h"
+#include "task/item_int.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -255,6 +255,11 @@ static ew_status content_read(const json_t *obj, const char *where, ew_buf *inpu
                        "\"prompt\" and \"completion\", \"text\" and \"label\", or \"messages\"",
                        where, ew_buf_str(&keys));
     }
+    return EW_OK;
+}
+
+static ew_status check_texts(ew_buf *input, ew_buf *output, const char *where, ew_error *reterr)
+{
     trim(input);
     trim(output);
     if (input->size == 0 || output->size == 0) {
@@ -266,18 +271,14 @@ static ew_status content_read(const json_t *obj, const char *where, ew_buf *inpu
     return EW_OK;
 }
 
-static ew_status item_from(const json_t *obj, const char *where, ew_item *ret_item, ew_error *reterr)
+ew_status ew__item_make(const json_t *obj, const char *where, ew_buf *input, ew_buf *output, ew_item *ret_item,
+                        ew_error *reterr)
 {
-    if (!json_is_object(obj)) {
-        return ew_fail(reterr, EW_ECORRUPT, "%s: should be an object, is %s", where, ew_json_kind(obj));
-    }
-    EW_AUTO_BUF input = {.max = EW_LIMIT_JSONL_LINE_BYTES * 2};
-    EW_AUTO_BUF output = {.max = EW_LIMIT_JSONL_LINE_BYTES * 2};
-    EW_TRY(content_read(obj, where, &input, &output, reterr));
     static const char *const id_keys[] = {"id", "_id", "uuid", "key"};
     static const char *const user_keys[] = {"user", "user_id"};
     EW_AUTO_BUF id = {0};
     EW_AUTO_BUF user = {0};
+    EW_TRY(check_texts(input, output, where, reterr));
     bool has_id = first_of(obj, id_keys, EW_COUNT(id_keys), &id) && id.size != 0;
     (void)first_of(obj, user_keys, EW_COUNT(user_keys), &user);
     int64_t order = 0;
@@ -285,7 +286,7 @@ static ew_status item_from(const json_t *obj, const char *where, ew_item *ret_it
     if (id.size > 256 || user.size > 256) {
         return ew_fail(reterr, EW_ELIMIT, "%s: the %s is longer than 256 bytes", where, id.size > 256 ? "id" : "user");
     }
-    ew_item item = {NULL, ew_str_dup(ew_buf_str(&user)), ew_str_dup(input.data), ew_str_dup(output.data),
+    ew_item item = {NULL, ew_str_dup(ew_buf_str(&user)), ew_str_dup(input->data), ew_str_dup(output->data),
                     (uint64_t)order};
     if (item.user != NULL && item.input != NULL && item.output != NULL) {
         char hex[65];
@@ -303,6 +304,17 @@ static ew_status item_from(const json_t *obj, const char *where, ew_item *ret_it
     return EW_OK;
 }
 
+ew_status ew__item_from(const json_t *obj, const char *where, ew_item *ret_item, ew_error *reterr)
+{
+    if (!json_is_object(obj)) {
+        return ew_fail(reterr, EW_ECORRUPT, "%s: should be an object, is %s", where, ew_json_kind(obj));
+    }
+    EW_AUTO_BUF input = {.max = EW_LIMIT_JSONL_LINE_BYTES * 2};
+    EW_AUTO_BUF output = {.max = EW_LIMIT_JSONL_LINE_BYTES * 2};
+    EW_TRY(content_read(obj, where, &input, &output, reterr));
+    return ew__item_make(obj, where, &input, &output, ret_item, reterr);
+}
+
 ew_status ew_item_parse(const char *where, const void *line, size_t size, ew_item *ret_item, ew_error *reterr)
 {
     if (size > EW_LIMIT_JSONL_LINE_BYTES) {
@@ -310,7 +322,7 @@ ew_status ew_item_parse(const char *where, const void *line, size_t size, ew_ite
     }
     EW_AUTO_JSON j = NULL;
     EW_TRY(ew_json_load(where, line, size, &j, reterr));
-    return item_from(j, where, ret_item, reterr);
+    return ew__item_from(j, where, ret_item, reterr);
 }
 
 static ew_status id_key(const ew_item *item, ew_buf *key, ew_error *reterr)
@@ -325,8 +337,7 @@ static bool same_content(const ew_item *a, const ew_item *b)
     return strcmp(a->input, b->input) == 0 && strcmp(a->output, b->output) == 0;
 }
 
-/* Adds the item unless the same user has the same content under the same id; for another content the id gets a suffix. */
-static ew_status add_unique(ew_items *items, ew_map *ids, const char *where, ew_item *item, ew_error *reterr)
+ew_status ew__items_add_unique(ew_items *items, ew_map *ids, const char *where, ew_item *item, ew_error *reterr)
 {
     EW_AUTO_BUF key = {0};
     EW_TRY(id_key(item, &key, reterr));
@@ -363,11 +374,11 @@ static ew_status read_all(ew_jsonl *r, ew_items *items, ew_error *reterr)
             return EW_OK;
         }
         EW_CLEANUP(ew_item_release) ew_item item = {0};
-        EW_TRY(item_from(j, ew_jsonl_where(r), &item, reterr));
+        EW_TRY(ew__item_from(j, ew_jsonl_where(r), &item, reterr));
         if (json_object_get(j, "order") == NULL) {
             item.order = position;
         }
-        EW_TRY(add_unique(items, ids, ew_jsonl_where(r), &item, reterr));
+        EW_TRY(ew__items_add_unique(items, ids, ew_jsonl_where(r), &item, reterr));
     }
 }
 

@@ -1,0 +1,20 @@
+/* What the readers of items share. */
+#ifndef EW_TASK_ITEM_INT_H
+#define EW_TASK_ITEM_INT_H
+
+#include <jansson.h>
+
+#include "base/map.h"
+#include "task/item.h"
+
+/* Any of the forms of task/item.h. */
+ew_status ew__item_from(const json_t *obj, const char *where, ew_item *ret_item, ew_error *reterr) EW_MUST_CHECK;
+/* An item of these texts (trimmed in place; empty ones and NUL characters are errors), with id, user and order as obj gives them. */
+ew_status ew__item_make(const json_t *obj, const char *where, ew_buf *input, ew_buf *output, ew_item *ret_item,
+                        ew_error *reterr) EW_MUST_CHECK;
+/* Takes the item unless the same user has the same content under the same id (then it stays the caller's); for another content
+ * the id gets a suffix. ids: of the items. */
+ew_status ew__items_add_unique(ew_items *items, ew_map *ids, const char *where, ew_item *item,
+                               ew_error *reterr) EW_MUST_CHECK;
+
+#endif
