@@ -152,23 +152,74 @@ typedef struct train_job {
     size_t group;
 } train_job;
 
+/* A tile of keys: n of them, the first at position at (the prefix counts), rows of K*D. */
+typedef struct key_tile {
+    const float *k, *v;
+    size_t at, n;
+} key_tile;
+
+/* Keys [p, p + n) of a sequence whose rows begin at base; p and n within the prefix when of_prefix. */
+static key_tile keys_of(const ew_attention_train_args *a, bool of_prefix, size_t base, size_t kv, size_t p, size_t n)
+{
+    const size_t off = (of_prefix ? p : base + p) * a->K * a->D + kv * a->D;
+    return (key_tile){(of_prefix ? a->prefix_k : a->k) + off, (of_prefix ? a->prefix_v : a->v) + off,
+                      of_prefix ? p : a->n_prefix + p, n};
+}
+
+/* The first position that query q of a sequence sees, and of a tile's keys the range [*lo, *hi). */
+static size_t first_seen(const ew_attention_train_args *a, size_t q)
+{
+    const size_t pos = a->n_prefix + q;
+    return a->window > 0 && pos + 1 > a->window ? pos + 1 - a->window : 0;
+}
+
+static void seen(const ew_attention_train_args *a, size_t q, const key_tile *t, size_t *lo, size_t *hi)
+{
+    const size_t first = first_seen(a, q), end = a->n_prefix + q + 1;
+    *hi = end > t->at ? EW_MIN(t->n, end - t->at) : 0;
+    *lo = first > t->at ? EW_MIN(*hi, first - t->at) : 0;
+}
+
+/* Where the tiles of a sequence's own keys begin for query rows from q0 on. */
+static size_t first_tile(const ew_attention_train_args *a, size_t q0)
+{
+    const size_t first = first_seen(a, q0);
+    return first > a->n_prefix ? (first - a->n_prefix) / BK * BK : 0;
+}
+
+/* One tile of keys for query rows [q0, q0 + m). */
+static void train_keys(const train_job *j, const float *q, size_t q0, size_t m, const key_tile *t)
+{
+    ew_tile *tile = &ew__work()->tile;
+    const ew_attention_train_args *a = j->a;
+    const size_t D = a->D, HD = a->H * D, KD = a->K * D;
+    mul(j->k, m, t->n, D, q, HD, 1, t->k, 1, KD, tile->s, BK, false);
+    for (size_t r = 0; r < m; r++) {
+        size_t lo, hi;
+        seen(a, q0 + r, t, &lo, &hi);
+        if (a->softcap > 0.0f) {
+            ew__softcap_row(j->k, tile->s + r * BK + lo, hi - lo, a->scale, a->softcap);
+        }
+        softmax_step(j->k, r, t->n, lo, hi, a->softcap > 0.0f ? 1.0f : a->scale, D);
+    }
+    mul(j->k, m, D, t->n, tile->s, BK, 1, t->v, KD, 1, tile->o, D, true);
+}
+
 /* Query rows [q0, q0 + m) of head h of the sequence whose rows are [base, base + len). */
 static void train_tile(const train_job *j, size_t base, size_t h, size_t q0, size_t m)
 {
     ew_tile *tile = &ew__work()->tile;
     const ew_attention_train_args *a = j->a;
-    const size_t D = a->D, HD = a->H * D, KD = a->K * D, kv = h / j->group;
+    const size_t D = a->D, HD = a->H * D, kv = h / j->group;
     const float *q = a->q + (base + q0) * HD + h * D;
     tile_reset(m, D);
-    for (size_t p = 0; p < q0 + m; p += BK) {
-        size_t n = EW_MIN((size_t)BK, q0 + m - p);
-        const float *kk = a->k + (base + p) * KD + kv * D, *vv = a->v + (base + p) * KD + kv * D;
-        mul(j->k, m, n, D, q, HD, 1, kk, 1, KD, tile->s, BK, false);
-        for (size_t r = 0; r < m; r++) {
-            size_t hi = q0 + r + 1 > p ? EW_MIN(n, q0 + r + 1 - p) : 0;
-            softmax_step(j->k, r, n, 0, hi, a->scale, D);
-        }
-        mul(j->k, m, D, n, tile->s, BK, 1, vv, KD, 1, tile->o, D, true);
+    for (size_t p = first_seen(a, q0) / BK * BK; p < a->n_prefix; p += BK) {
+        const key_tile t = keys_of(a, true, 0, kv, p, EW_MIN((size_t)BK, a->n_prefix - p));
+        train_keys(j, q, q0, m, &t);
+    }
+    for (size_t p = first_tile(a, q0); p < q0 + m; p += BK) {
+        const key_tile t = keys_of(a, false, base, kv, p, EW_MIN((size_t)BK, q0 + m - p));
+        train_keys(j, q, q0, m, &t);
     }
     for (size_t r = 0; r < m; r++) {
         float *out = a->out + (base + q0 + r) * HD + h * D;
@@ -191,30 +242,70 @@ static void train_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
     }
 }
 
-void ew_attention_train(const ew_exec *e, const ew_attention_train_args *a)
+static void check_args(const ew_attention_train_args *a)
 {
     EW_ASSERT(a->D <= D_MAX && a->K > 0 && a->H % a->K == 0 && a->scale > 0.0f);
+}
+
+void ew_attention_train(const ew_exec *e, const ew_attention_train_args *a)
+{
+    check_args(a);
     train_job j = {e->kern, a, a->H / a->K};
     ew_par_for(e->pool, a->n_seq * a->H, 1, train_tasks, &j);
 }
 
-/* p = softmax from lse, s = its gradient, for m query rows and n key rows. */
-static void bwd_scores(const train_job *j, size_t base, size_t h, size_t q0, size_t m, size_t p, size_t n)
+/* The row's p from its scores and lse, and ds from s = dout . v, within [lo, hi). */
+static void bwd_row(const train_job *j, size_t r, size_t lo, size_t hi, float lse)
 {
     ew_tile *tile = &ew__work()->tile;
     const ew_attention_train_args *a = j->a;
-    const size_t D = a->D, HD = a->H * D, KD = a->K * D, kv = h / j->group;
-    const float *kk = a->k + (base + p) * KD + kv * D, *vv = a->v + (base + p) * KD + kv * D;
+    float *pr = tile->p + r * BK + lo, *sr = tile->s + r * BK + lo;
+    const size_t n = hi - lo;
+    if (a->softcap > 0.0f) {
+        float slope[BK];
+        ew__softcap_row(j->k, pr, n, a->scale, a->softcap);
+        for (size_t i = 0; i < n; i++) {
+            float t = pr[i] / a->softcap;
+            slope[i] = 1.0f - t * t;
+        }
+        (void)j->k->exp_row(pr, n, 1.0f, lse);
+        j->k->softmax_bwd_row(pr, sr, n, tile->delta[r], a->scale);
+        j->k->mul(sr, slope, n);
+        return;
+    }
+    (void)j->k->exp_row(pr, n, a->scale, lse);
+    j->k->softmax_bwd_row(pr, sr, n, tile->delta[r], a->scale);
+}
+
+/* p = softmax from lse, s = its gradient, for m query rows and a tile of keys. */
+static void bwd_scores(const train_job *j, size_t base, size_t h, size_t q0, size_t m, const key_tile *t)
+{
+    ew_tile *tile = &ew__work()->tile;
+    const ew_attention_train_args *a = j->a;
+    const size_t D = a->D, HD = a->H * D, KD = a->K * D, n = t->n;
     const size_t at = (base + q0) * HD + h * D;
-    mul(j->k, m, n, D, a->q + at, HD, 1, kk, 1, KD, tile->p, BK, false);
-    mul(j->k, m, n, D, a->dout + at, HD, 1, vv, 1, KD, tile->s, BK, false);
+    mul(j->k, m, n, D, a->q + at, HD, 1, t->k, 1, KD, tile->p, BK, false);
+    mul(j->k, m, n, D, a->dout + at, HD, 1, t->v, 1, KD, tile->s, BK, false);
     for (size_t r = 0; r < m; r++) {
         float *pr = tile->p + r * BK, *sr = tile->s + r * BK;
-        size_t hi = q0 + r + 1 > p ? EW_MIN(n, q0 + r + 1 - p) : 0;
-        (void)j->k->exp_row(pr, hi, a->scale, a->lse[(base + q0 + r) * a->H + h]);
-        j->k->softmax_bwd_row(pr, sr, hi, tile->delta[r], a->scale);
+        size_t lo, hi;
+        seen(a, q0 + r, t, &lo, &hi);
+        bwd_row(j, r, lo, hi, a->lse[(base + q0 + r) * a->H + h]);
+        memset(pr, 0, lo * sizeof(float));
+        memset(sr, 0, lo * sizeof(float));
         memset(pr + hi, 0, (n - hi) * sizeof(float));
         memset(sr + hi, 0, (n - hi) * sizeof(float));
+    }
+}
+
+/* delta of the query rows [q0, q0 + m). */
+static void bwd_delta(const train_job *j, size_t base, size_t h, size_t q0, size_t m)
+{
+    ew_tile *tile = &ew__work()->tile;
+    const ew_attention_train_args *a = j->a;
+    const size_t D = a->D, HD = a->H * D, at = (base + q0) * HD + h * D;
+    for (size_t r = 0; r < m; r++) {
+        tile->delta[r] = j->k->dot_f32(a->dout + at + r * HD, a->out + at + r * HD, D);
     }
 }
 
@@ -225,17 +316,15 @@ static void bwd_head(const train_job *j, size_t base, size_t len, size_t h)
     const size_t D = a->D, HD = a->H * D, KD = a->K * D, kv = h / j->group;
     for (size_t q0 = 0; q0 < len; q0 += BQ) {
         size_t m = EW_MIN((size_t)BQ, len - q0);
-        const size_t at = (base + q0) * HD + h * D;
-        for (size_t r = 0; r < m; r++) {
-            tile->delta[r] = j->k->dot_f32(a->dout + at + r * HD, a->out + at + r * HD, D);
-        }
-        for (size_t p = 0; p < q0 + m; p += BK) {
-            size_t n = EW_MIN((size_t)BK, q0 + m - p);
+        const size_t at = (base + q0) * HD + h * D, start = first_tile(a, q0);
+        bwd_delta(j, base, h, q0, m);
+        for (size_t p = start; p < q0 + m; p += BK) {
+            const key_tile t = keys_of(a, false, base, kv, p, EW_MIN((size_t)BK, q0 + m - p));
             const size_t kv_at = (base + p) * KD + kv * D;
-            bwd_scores(j, base, h, q0, m, p, n);
-            mul(j->k, n, D, m, tile->p, 1, BK, a->dout + at, HD, 1, a->dv + kv_at, KD, true);
-            mul(j->k, n, D, m, tile->s, 1, BK, a->q + at, HD, 1, a->dk + kv_at, KD, true);
-            mul(j->k, m, D, n, tile->s, BK, 1, a->k + kv_at, KD, 1, a->dq + at, HD, p != 0);
+            bwd_scores(j, base, h, q0, m, &t);
+            mul(j->k, t.n, D, m, tile->p, 1, BK, a->dout + at, HD, 1, a->dv + kv_at, KD, true);
+            mul(j->k, t.n, D, m, tile->s, 1, BK, a->q + at, HD, 1, a->dk + kv_at, KD, true);
+            mul(j->k, m, D, t.n, tile->s, BK, 1, t.k, KD, 1, a->dq + at, HD, p != start);
         }
     }
 }
@@ -258,9 +347,52 @@ static void bwd_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
     }
 }
 
+/* The prefix' part of head h in one sequence: dq += …, and its own gradients. */
+static void bwd_prefix(const train_job *j, size_t base, size_t len, size_t h)
+{
+    ew_tile *tile = &ew__work()->tile;
+    const ew_attention_train_args *a = j->a;
+    const size_t D = a->D, HD = a->H * D, KD = a->K * D, kv = h / j->group;
+    for (size_t q0 = 0; q0 < len; q0 += BQ) {
+        size_t m = EW_MIN((size_t)BQ, len - q0);
+        const size_t at = (base + q0) * HD + h * D;
+        bwd_delta(j, base, h, q0, m);
+        for (size_t p = first_seen(a, q0) / BK * BK; p < a->n_prefix; p += BK) {
+            const key_tile t = keys_of(a, true, 0, kv, p, EW_MIN((size_t)BK, a->n_prefix - p));
+            bwd_scores(j, base, h, q0, m, &t);
+            mul(j->k, m, D, t.n, tile->s, BK, 1, t.k, KD, 1, a->dq + at, HD, true);
+            if (a->dprefix_k == NULL) {
+                continue;
+            }
+            const size_t kv_at = p * KD + kv * D;
+            mul(j->k, t.n, D, m, tile->p, 1, BK, a->dout + at, HD, 1, a->dprefix_v + kv_at, KD, true);
+            mul(j->k, t.n, D, m, tile->s, 1, BK, a->q + at, HD, 1, a->dprefix_k + kv_at, KD, true);
+        }
+    }
+}
+
+/* A task is a kv-head of all sequences: they share the prefix. */
+static void prefix_tasks(size_t begin, size_t end, unsigned thread, void *ctx)
+{
+    const train_job *j = ctx;
+    const ew_attention_train_args *a = j->a;
+    (void)thread;
+    for (size_t kv = begin; kv < end; kv++) {
+        for (size_t s = 0; s < a->n_seq; s++) {
+            for (size_t h = kv * j->group; h < (kv + 1) * j->group; h++) {
+                bwd_prefix(j, a->seq[s], a->seq[s + 1] - a->seq[s], h);
+            }
+        }
+    }
+}
+
 void ew_attention_train_bwd(const ew_exec *e, const ew_attention_train_args *a)
 {
-    EW_ASSERT(a->D <= D_MAX && a->K > 0 && a->H % a->K == 0 && a->scale > 0.0f);
+    check_args(a);
+    EW_ASSERT((a->dprefix_k == NULL) == (a->dprefix_v == NULL));
     train_job j = {e->kern, a, a->H / a->K};
     ew_par_for(e->pool, a->n_seq * a->K, 1, bwd_tasks, &j);
+    if (a->n_prefix > 0) {
+        ew_par_for(e->pool, a->K, 1, prefix_tasks, &j);
+    }
 }

@@ -218,6 +218,8 @@ bool ew__matmul_rows(const ew_exec *e, const ew_mat *const *w, size_t n, ew_row_
                      float *const *y, void *scratch);
 /* Query t of a sees positions [*lo, *hi). */
 void ew__attn_range(const ew_attention_args *a, size_t t, size_t *lo, size_t *hi);
+/* y = cap * tanh(scale * y / cap), n elements. */
+void ew__softcap_row(const ew_kern *k, float *y, size_t n, float scale, float cap);
 /* ew_attention without the functions of the table that are made for it. */
 void ew__attention_plain(const ew_exec *e, const ew_attention_args *a);
 /* Blocks of a [T,V] logits tensor that the loss keeps at a time. */

@@ -7,6 +7,7 @@
 #include "sys/pool.h"
 
 #define LOGITS_PER_BLOCK (1u << 20)
+#define CAP_BLOCK 1024u
 
 size_t ew__loss_rows(size_t V)
 {
@@ -32,6 +33,38 @@ typedef struct loss_block {
     double nll[512]; /* of each row */
 } loss_block;
 
+/* Sum of exp(x - max) with x left as it is. */
+static double exp_sum(const ew_kern *k, const float *x, size_t n, float max)
+{
+    float tmp[CAP_BLOCK];
+    double sum = 0;
+    for (size_t at = 0; at < n; at += CAP_BLOCK) {
+        const size_t m = EW_MIN(n - at, (size_t)CAP_BLOCK);
+        memcpy(tmp, x + at, m * sizeof(float));
+        sum += k->exp_row(tmp, m, 1.0f, max);
+    }
+    return sum;
+}
+
+/* Capped logits become the gradient before the cap: (softmax - onehot) * g * (1 - (x / cap)^2). */
+static void capped_gradient(const ew_kern *k, float *x, size_t n, float max, double sum, double g, float cap,
+                            size_t target)
+{
+    const float f = (float)(g / sum), c = 1.0f / cap;
+    const float t = x[target] * c;
+    float tmp[CAP_BLOCK];
+    for (size_t at = 0; at < n; at += CAP_BLOCK) {
+        const size_t m = EW_MIN(n - at, (size_t)CAP_BLOCK);
+        memcpy(tmp, x + at, m * sizeof(float));
+        (void)k->exp_row(tmp, m, 1.0f, max);
+        for (size_t i = 0; i < m; i++) {
+            const float r = x[at + i] * c;
+            x[at + i] = tmp[i] * f * (1.0f - r * r);
+        }
+    }
+    x[target] -= (float)g * (1.0f - t * t);
+}
+
 static void loss_rows(size_t begin, size_t end, unsigned thread, void *ctx)
 {
     loss_block *b = ctx;
@@ -43,12 +76,17 @@ static void loss_rows(size_t begin, size_t end, unsigned thread, void *ctx)
         float weight = a->weight != NULL ? a->weight[t] : 1.0f;
         double target = (double)x[a->targets[t]];
         float max = b->k->max_row(x, b->V);
-        double sum = b->k->exp_row(x, b->V, 1.0f, max);
+        const bool capped = a->softcap > 0.0f;
+        double sum = capped ? exp_sum(b->k, x, b->V, max) : b->k->exp_row(x, b->V, 1.0f, max);
         b->nll[i] = (double)max + log(sum) - target;
-        if (a->dhidden == NULL && a->dhead == NULL) {
+        if (a->dhidden == NULL && a->dhead == NULL && a->dbias == NULL) {
             continue;
         }
         double g = (double)weight * (double)a->scale;
+        if (capped) {
+            capped_gradient(b->k, x, b->V, max, sum, g, a->softcap, (size_t)a->targets[t]);
+            continue;
+        }
         b->k->scale((float)(g / sum), b->V, x);
         x[a->targets[t]] -= (float)g;
     }
@@ -76,12 +114,21 @@ static double loss_run(const ew_exec *e, loss_block *b)
         memcpy(b->hidden + i * b->C, a->hidden + t * b->C, b->C * sizeof(float));
     }
     ew_matmul_f32(e, a->head, b->hidden, b->n, b->logits, false);
+    if (a->bias != NULL) {
+        ew_bias_add(e, a->bias, b->n, b->V, b->logits);
+    }
+    if (a->softcap > 0.0f) {
+        ew_softcap(e, a->softcap, b->n * b->V, b->logits);
+    }
     ew_par_for(e->pool, b->n, EW_MAX((size_t)1, 16384 / b->V), loss_rows, b);
     if (a->dhidden != NULL) {
         ew_matmul_dx(e, a->head, b->logits, b->n, b->dhidden, false, NULL);
     }
     if (a->dhead != NULL) {
         ew_matmul_dw(e, b->logits, b->hidden, b->n, b->V, b->C, a->dhead);
+    }
+    if (a->dbias != NULL) {
+        ew_bias_bwd(e, b->logits, b->n, b->V, a->dbias);
     }
     loss_scatter(b);
     double sum = 0.0;

@@ -28,9 +28,16 @@ typedef enum ew_norm_kind {
  * taken in double. Source: Ba 2016, section 3; the variance is that of the population, as in torch. */
 void ew_layernorm(const ew_exec *e, const float *x, const float *w, const float *b, size_t T, size_t C, float eps,
                   float *y);
+/* dx += …, dw += …, db += … (each NULL = not wanted). x is the input of the forward; dx may not be dy. stat:[T,2] is room that dw needs (else
+ * NULL): mean and 1 / deviation of each row are taken again. */
+void ew_layernorm_bwd(const ew_exec *e, const float *x, const float *w, const float *dy, size_t T, size_t C, float eps,
+                      float *stat, float *dx, float *dw, float *db);
 /* Every head of x:[T, n_heads*D] normalised on its own, in place. w:[D] for all heads, or [n_heads, D] when per_head. */
 void ew_head_norm(const ew_exec *e, ew_norm_kind kind, float *x, const float *w, bool per_head, size_t T,
                   size_t n_heads, size_t D, float eps);
+/* dy:[T, n_heads*D] becomes dx in place; dw (the shape of w, NULL = frozen) += …. x is the input of the forward, before it changed. */
+void ew_head_norm_bwd(const ew_exec *e, ew_norm_kind kind, const float *x, const float *w, bool per_head, size_t T,
+                      size_t n_heads, size_t D, float eps, float *dy, float *dw);
 
 /* ---- rotary positions ---- */
 
@@ -77,6 +84,10 @@ typedef enum ew_act {
 
 /* y = act(gate) * up; up NULL = 1. n elements; y may be gate or up. SILU with up is ew_swiglu. */
 void ew_activate(const ew_exec *e, ew_act act, const float *gate, const float *up, size_t n, float *y);
+/* dgate, dup overwritten; each may be gate, up or dy (dgate not up, dup not gate). Ungated (up NULL): dup is not touched. The derivative of
+ * RELU at 0 is 0. */
+void ew_activate_bwd(const ew_exec *e, ew_act act, const float *gate, const float *up, const float *dy, size_t n,
+                     float *dgate, float *dup);
 /* y = cap * tanh(y / cap), cap > 0. Source: Gemma 2 technical report, section 2 (logit soft-capping). */
 void ew_softcap(const ew_exec *e, float cap, size_t n, float *y);
 
@@ -127,7 +138,8 @@ typedef struct ew_attention_args {
 void ew_attention(const ew_exec *e, const ew_attention_args *a);
 
 /* Training: n_seq sequences packed one after the other, sequence s in rows [seq[s], seq[s+1]); seq[0] = 0, seq[n_seq] = T.
- * Each is causal in itself. */
+ * Each is causal in itself; before its first key stand the n_prefix keys that all share. Scores, window (its own key counts, the prefix
+ * takes positions 0 … n_prefix - 1) and softcap as in ew_attention. */
 typedef struct ew_attention_train_args {
     const float *q; /* [T, H*D] */
     const float *k; /* [T, K*D] */
@@ -136,7 +148,12 @@ typedef struct ew_attention_train_args {
     size_t n_seq;
     size_t H, K, D; /* D <= 256 */
     float scale;
-    float *out; /* [T, H*D]: written by the forward, read by the backward */
+    size_t window;         /* 0 = all */
+    float softcap;         /* 0 = none */
+    size_t n_prefix;       /* P; 0 = none */
+    const float *prefix_k; /* [P, K*D] */
+    const float *prefix_v; /* [P, K*D] */
+    float *out;            /* [T, H*D]: written by the forward, read by the backward */
     float
         *lse; /* [T, H]: log of the softmax's denominator incl. maximum; written by the forward, read by the backward */
     /* backward only */
@@ -144,6 +161,8 @@ typedef struct ew_attention_train_args {
     float *dq;         /* overwritten, [T, H*D] */
     float *dk;         /* overwritten, [T, K*D] */
     float *dv;         /* overwritten, [T, K*D] */
+    float *dprefix_k;  /* += …, [P, K*D]; both or none (NULL = frozen) */
+    float *dprefix_v;
 } ew_attention_train_args;
 void ew_attention_train(const ew_exec *e, const ew_attention_train_args *a);
 /* Recomputes the softmax from lse tile by tile. Source: Dao 2022, algorithm 4 without dropout. */
@@ -157,10 +176,12 @@ void ew_embed(const ew_exec *e, const ew_mat *table, const int32_t *ids, size_t 
 void ew_embed_bwd(const ew_exec *e, const float *dx, const int32_t *ids, size_t T, size_t C, float *dtable);
 
 /* Cross-entropy of the head without a [T,V] tensor: rows are taken in blocks of at most a few MiB of logits.
- * logits = hidden W^T (f32 arithmetic as ew_matmul_f32); nll[t] = log sum_v exp(logits[t,v]) - logits[t,target[t]].
+ * logits = cap(hidden W^T + bias) (f32 arithmetic as ew_matmul_f32); nll[t] = log sum_v exp(logits[t,v]) - logits[t,target[t]].
  * loss = scale * sum_t weight[t] * nll[t]. Rows of weight 0 are skipped (their nll is 0, their dhidden 0). */
 typedef struct ew_cross_entropy_args {
     const ew_mat *head;     /* [V,C], any dtype */
+    const float *bias;      /* [V] or NULL */
+    float softcap;          /* cap(y) = softcap * tanh(y / softcap); 0 = y */
     const float *hidden;    /* [T,C] */
     const int32_t *targets; /* [T], in [0,V) where weight != 0 */
     const float *weight;    /* [T] >= 0; NULL = all 1 */
@@ -169,6 +190,7 @@ typedef struct ew_cross_entropy_args {
     float *nll;     /* [T] overwritten, unweighted; NULL = not wanted */
     float *dhidden; /* [T,C] overwritten with dloss/dhidden; NULL = loss only */
     float *dhead;   /* [V,C] f32, accumulates; NULL = frozen */
+    float *dbias;   /* [V] accumulates; NULL = frozen */
     void *scratch;  /* ew_cross_entropy_scratch bytes, 64-byte aligned */
 } ew_cross_entropy_args;
 /* Returns sum_t weight[t] * nll[t] (not multiplied by scale). */
