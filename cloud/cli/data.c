@@ -85,7 +85,7 @@ static ew_status open_debian(const char *dir_opt, ew_debian **ret_debian, ew_err
 static ew_status unknown_task(const char *task, ew_error *reterr)
 {
     return ew_fail(reterr, EW_EINVAL,
-                   "task '%s' is not of the benchmark: debian-section or debian-synopsis; "
+                   "task '%s' is not of the benchmark: debian-section, debian-synopsis, debian-depends or debian-size; "
                    "for a FILE custom or custom-classify",
                    task);
 }
@@ -308,7 +308,7 @@ int ew_cli_data_split(int argc, char **argv, void *ctx)
          .arg = "TASK",
          .type = EW_CLI_STRING,
          .out = &o.task,
-         .help = "debian-section (default) or debian-synopsis"},
+         .help = "debian-section (default), debian-synopsis, debian-depends, debian-size"},
         {.name = "user", .arg = "HASH", .type = EW_CLI_STRING, .out = &o.user, .help = "user of the benchmark"},
         {.name = "by-position",
          .type = EW_CLI_FLAG,
@@ -474,6 +474,8 @@ static ew_status run_baselines(const baseline_options *o, ew_error *reterr)
     } else {
         EW_TRY(task_rows(o, "debian-section", table, reterr));
         EW_TRY(task_rows(o, "debian-synopsis", table, reterr));
+        EW_TRY(task_rows(o, "debian-depends", table, reterr));
+        EW_TRY(task_rows(o, "debian-size", table, reterr));
     }
     return o->json ? EW_OK : print_table(table, reterr);
 }

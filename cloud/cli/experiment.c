@@ -90,7 +90,8 @@ static ew_status load_debian(const ew_experiment *e, const char *dir_opt, datase
         const ew_task *task = ew_task_find(e->tasks[t]);
         if (task == NULL || !ew_str_starts(e->tasks[t], "debian-")) {
             return ew_fail(reterr, EW_EINVAL,
-                           "task '%s' is not one of the debian benchmark's: debian-section, debian-synopsis",
+                           "task '%s' is not one of the debian benchmark's: debian-section, debian-synopsis, "
+                           "debian-depends, debian-size",
                            e->tasks[t]);
         }
         EW_TRY(ew_debian_users(d, task, role, &users, &n, reterr));

@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "cli/app.h"
 #include "cli/train.h"
+#include "model/model.h"
 #include "sys/file.h"
 #include "sys/signal.h"
 #include "sys/term.h"
@@ -25,7 +26,7 @@ const ew_cli_command ew_cli_train_commands[] = {
 const size_t ew_cli_n_train_commands = EW_COUNT(ew_cli_train_commands);
 
 typedef struct pretrain_args {
-    char *recipe, *data, *out, *checkpoint, *curve;
+    char *recipe, *data, *init, *out, *checkpoint, *curve;
     double max_minutes;
     int64_t tokens, threads;
 } pretrain_args;
@@ -40,13 +41,15 @@ static int parse(int argc, char **argv, pretrain_args *a)
         {"recipe", 'r', "FILE", EW_CLI_STRING, &a->recipe, .help = "what to train and how (YAML)"},
         {"data", 'd', "PATH", EW_CLI_STRING, &a->data,
          .help = "directory of `edgewise data debian`, or a text file or directory of *.txt"},
+        {"init", 0, "FILE", EW_CLI_STRING, &a->init,
+         .help = "start from this smaller model of the same vocabulary and depth, grown to the recipe's sizes"},
         {"out", 'o', "FILE", EW_CLI_STRING, &a->out, .help = "the model (GGUF F16)"},
         {"checkpoint", 0, "FILE", EW_CLI_STRING, &a->checkpoint, .help = "state to continue from (default: OUT.ckpt)"},
         {"curve", 0, "FILE", EW_CLI_STRING, &a->curve, .help = "loss curve as CSV (default: OUT.csv)"},
         {"max-minutes", 'm', "N", EW_CLI_F64, &a->max_minutes,
          .help = "wall time; the measured speed turns it into a number of tokens once", .min = 0.01, .max = 1e6},
-        {"tokens", 0, "N", EW_CLI_I64, &a->tokens, .help = "number of tokens (default: the recipe's)", .min = 1,
-         .max = 1e15},
+        {"tokens", 0, "N", EW_CLI_I64, &a->tokens,
+         .help = "number of tokens, of a run that goes on too (default: the recipe's)", .min = 1, .max = 1e15},
         {"threads", 't', "N", EW_CLI_I64, &a->threads, .help = "default: all cores", .min = 1, .max = 256}};
     const ew_cli_spec spec = {
         "train pretrain",
@@ -86,6 +89,7 @@ static ew_status pretrain(const pretrain_args *a, const ew_cli_compute *c, const
     EW_AUTO(ew_debian) debian = NULL;
     EW_AUTO(ew_vocab) vocab = NULL;
     EW_AUTO(ew_corpus) corpus = NULL;
+    EW_AUTO(ew_model) init = NULL;
     EW_AUTO_BUF checkpoint = {0};
     EW_AUTO_BUF curve = {0};
     ew_buf_addf(&checkpoint, a->checkpoint != NULL ? "%s" : "%s.ckpt", a->checkpoint != NULL ? a->checkpoint : a->out);
@@ -93,10 +97,14 @@ static ew_status pretrain(const pretrain_args *a, const ew_cli_compute *c, const
     EW_TRY(ew_buf_check(&checkpoint, reterr));
     EW_TRY(ew_buf_check(&curve, reterr));
     EW_TRY(ew_pretrain_recipe_load(a->recipe, &recipe, reterr));
+    if (a->init != NULL) {
+        EW_TRY(ew_model_open(a->init, NULL, &init, reterr));
+    }
     EW_TRY(open_corpus(a->data, recipe, progress, &debian, &vocab, &corpus, reterr));
     const ew_pretrain_opt opt = {.recipe = recipe,
                                  .exec = c->exec,
                                  .vocab = vocab,
+                                 .init = init,
                                  .train = ew_corpus_train(corpus),
                                  .val = ew_corpus_val(corpus),
                                  .checkpoint = ew_buf_str(&checkpoint),

@@ -16,7 +16,8 @@
 #define DEBIAN_RECORDS_MAX 1000000u
 #define DEBIAN_NEAR 8 /* neighbours remembered per record */
 #define DEBIAN_STRETCH 256
-#define DEBIAN_TASKS 2
+#define DEBIAN_TASKS 4
+#define DEBIAN_DEPENDS_MIN 10 /* items of a user who counts for debian-depends */
 #define DEBIAN_FILE_BYTES_MAX (512u * 1024 * 1024)
 
 typedef struct extra {
@@ -46,6 +47,7 @@ struct ew_debian {
     size_t n_extra, extra_cap;
     json_t **line; /* owns the strings of records and extra */
     size_t n_lines, lines_cap;
+    ew__debian_derived derived;
     pool_list pool[DEBIAN_TASKS + 1]; /* by task; last: all */
     near *near[DEBIAN_TASKS];         /* [n_records], made at first use */
 };
@@ -73,6 +75,7 @@ void ew_debian_free(ew_debian **d)
         ew_free(x->user);
         ew_free(x->extra);
         ew_map_free(&x->user_by_hash);
+        ew__debian_derived_release(&x->derived);
         for (size_t i = 0; i < EW_COUNT(x->pool); i++) {
             ew_free(x->pool[i].record);
         }
@@ -323,6 +326,20 @@ static ew_status open_files(ew_debian *d, const char *dir, ew_sha256_stream *has
     return read_lines(d, dir, "extra.jsonl", add_extra, NULL, reterr);
 }
 
+static ew_status derive(ew_debian *d, ew_error *reterr)
+{
+    bool *in_pool = ew_calloc(d->n_records + 1, sizeof(*in_pool));
+    if (in_pool == NULL) {
+        return no_memory(reterr, EW_ENOMEM);
+    }
+    for (size_t i = 0; i < d->n_records; i++) {
+        in_pool[i] = d->user[d->record[i].user].role == EW_DEBIAN_POOL;
+    }
+    const ew_status st = ew__debian_derive(d->record, d->n_records, in_pool, &d->derived, reterr);
+    ew_free(in_pool);
+    return st;
+}
+
 ew_status ew_debian_open(const char *dir, ew_debian **ret_debian, ew_error *reterr)
 {
     EW_AUTO(ew_debian) d = ew_calloc(1, sizeof(*d));
@@ -333,6 +350,7 @@ ew_status ew_debian_open(const char *dir, ew_debian **ret_debian, ew_error *rete
     ew_status st = open_files(d, dir, hash, reterr);
     ew_sha256_stream_free(&hash);
     EW_TRY(st);
+    EW_TRY(derive(d, reterr));
     const uint32_t *record;
     size_t n;
     EW_TRY(ew_debian_pool(d, NULL, &record, &n, reterr)); /* texts are numbered by it */
@@ -374,25 +392,50 @@ const ew_debian_user *ew_debian_user_find(const ew_debian *d, const char *hash)
     return at != 0 ? &d->user[at - 1] : NULL;
 }
 
-/* 0 section, 1 synopsis, -1 neither. */
+enum {
+    SECTION,
+    SYNOPSIS,
+    DEPENDS,
+    SIZE
+};
+
+/* -1 = none of the benchmark's. */
 static int task_index(const ew_task *t)
 {
-    return ew_str_eq(t->name, "debian-section") ? 0 : ew_str_eq(t->name, "debian-synopsis") ? 1 : -1;
+    static const char *const name[DEBIAN_TASKS] = {[SECTION] = "debian-section",
+                                                   [SYNOPSIS] = "debian-synopsis",
+                                                   [DEPENDS] = "debian-depends",
+                                                   [SIZE] = "debian-size"};
+    for (int i = 0; i < DEBIAN_TASKS; i++) {
+        if (ew_str_eq(t->name, name[i])) {
+            return i;
+        }
+    }
+    return -1;
 }
 
-static bool fits_task(const ew_debian_record *r, const ew_task *t)
+static bool fits_task(const ew_debian *d, size_t record, const ew_task *t)
 {
-    return t->labels == NULL || ew_task_label(t, r->section) >= 0;
+    const int task = task_index(t);
+    return task == SECTION ? ew_task_label(t, d->record[record].section) >= 0
+                           : task != DEPENDS || d->derived.pair[record] != 0;
 }
 
 /* The record as an item whose strings are borrowed (read only). */
-static ew_item item_of(const ew_debian *d, const ew_debian_record *r, const ew_task *t)
+static ew_item item_of(const ew_debian *d, size_t record, const ew_task *t)
 {
+    static const char *const digit[] = {"0", "1", "2", "3", "4", "5"};
+    const ew_debian_record *r = &d->record[record];
+    const int task = task_index(t);
+    const char *in = task == DEPENDS ? d->derived.text.data + d->derived.pair[record] : r->description;
+    const char *out = task == SECTION    ? r->section
+                      : task == SYNOPSIS ? r->synopsis
+                      : task == DEPENDS  ? digit[d->derived.answer[record]]
+                                         : digit[d->derived.quintile[record]];
     union {
         const char *in;
         char *out;
-    } id = {r->id}, user = {d->user[r->user].hash}, input = {r->description},
-      output = {t->labels != NULL ? r->section : r->synopsis};
+    } id = {r->id}, user = {d->user[r->user].hash}, input = {in}, output = {out};
     return (ew_item){id.out, user.out, input.out, output.out, r->order};
 }
 
@@ -410,8 +453,8 @@ ew_status ew_debian_items(const ew_debian *d, const ew_task *t, const ew_debian_
     EW_TRY(check_task(t, reterr));
     EW_AUTO_ITEMS items = {0};
     for (size_t i = user->first; i < user->first + user->n; i++) {
-        if (fits_task(&d->record[i], t)) {
-            ew_item item = item_of(d, &d->record[i], t);
+        if (fits_task(d, i, t)) {
+            ew_item item = item_of(d, i, t);
             item.order = items.n;
             EW_TRY(ew_items_add(&items, &item, reterr));
         }
@@ -419,6 +462,34 @@ ew_status ew_debian_items(const ew_debian *d, const ew_task *t, const ew_debian_
     *ret_items = items;
     items = (ew_items){0};
     return EW_OK;
+}
+
+/* A user whose labels are nearly all the same says nothing. */
+static bool counts(const ew_debian *d, const ew_debian_user *u, const ew_task *t)
+{
+    size_t n = 0, of[6] = {0};
+    switch (task_index(t)) {
+    case SECTION:
+        return u->entropy >= 1.0;
+    case DEPENDS:
+        for (size_t i = u->first; i < u->first + u->n; i++) {
+            n += d->derived.pair[i] != 0;
+        }
+        return n >= DEBIAN_DEPENDS_MIN;
+    case SIZE: {
+        double h = 0;
+        for (size_t i = u->first; i < u->first + u->n; i++) {
+            of[d->derived.quintile[i]]++;
+        }
+        for (size_t k = 1; k < EW_COUNT(of); k++) {
+            const double p = (double)of[k] / (double)u->n;
+            h -= p > 0 ? p * log2(p) : 0;
+        }
+        return h >= 1.0;
+    }
+    default:
+        return true;
+    }
 }
 
 ew_status ew_debian_users(const ew_debian *d, const ew_task *t, ew_debian_role role, const ew_debian_user ***ret_users,
@@ -431,7 +502,7 @@ ew_status ew_debian_users(const ew_debian *d, const ew_task *t, ew_debian_role r
     }
     size_t n = 0;
     for (size_t i = 0; i < d->n_users; i++) { /* users.json is sorted by hash */
-        if (d->user[i].role == role && (t->labels == NULL || d->user[i].entropy >= 1.0)) {
+        if (d->user[i].role == role && counts(d, &d->user[i], t)) {
             users[n++] = &d->user[i];
         }
     }
@@ -454,7 +525,7 @@ ew_status ew_debian_pool(ew_debian *d, const ew_task *t, const uint32_t **ret_re
         }
         for (size_t i = 0; i < d->n_records; i++) {
             const ew_debian_record *r = &d->record[i];
-            if (d->user[r->user].role == EW_DEBIAN_POOL && (t == NULL || fits_task(r, t))) {
+            if (d->user[r->user].role == EW_DEBIAN_POOL && (t == NULL || fits_task(d, i, t))) {
                 p->record[p->n++] = (uint32_t)i;
             }
         }
@@ -514,8 +585,8 @@ static ew_status near_fill(ew_debian *d, const ew_task *t, uint32_t record, near
     EW_TRY(ew_rag_new(&rag, reterr));
     EW_AUTO_BUF text = {0};
     for (size_t i = first; i < end; i++) {
-        if (fits_task(&d->record[i], t)) {
-            ew_item item = item_of(d, &d->record[i], t);
+        if (fits_task(d, i, t)) {
+            ew_item item = item_of(d, i, t);
             ew_buf_clear(&text);
             ew_task_corpus(t, &item, &text);
             EW_TRY(ew_buf_check(&text, reterr));
@@ -523,8 +594,12 @@ static ew_status near_fill(ew_debian *d, const ew_task *t, uint32_t record, near
         }
     }
     for (size_t i = first; i < end; i++) {
-        const char *query = d->record[i].description;
-        const ew_rag_query q = {query, strlen(query), DEBIAN_NEAR, i, 0.0, 0.0};
+        if (!fits_task(d, i, t)) {
+            all[i].known = true;
+            continue;
+        }
+        const char *query = item_of(d, i, t).input;
+        const ew_rag_query q = {.text = query, .size = strlen(query), .k = DEBIAN_NEAR, .before_order = i};
         ew_rag_hit hit[DEBIAN_NEAR];
         size_t n;
         EW_TRY(ew_rag_search(rag, &q, hit, &n, reterr));
@@ -564,8 +639,8 @@ ew_status ew_debian_example(ew_debian *d, const ew_task *t, uint32_t record, siz
     if (role != EW_DEBIAN_POOL && role != EW_DEBIAN_DEV) {
         return ew_fail(reterr, EW_EDENIED, "record %s belongs to a held-out user: it is not for training", r->id);
     }
-    if (!fits_task(r, t)) {
-        return ew_fail(reterr, EW_EINVAL, "record %s: section '%s' is not a label of %s", r->id, r->section, t->name);
+    if (!fits_task(d, record, t)) {
+        return ew_fail(reterr, EW_EINVAL, "record %s is no item of %s", r->id, t->name);
     }
     ew_item item[DEBIAN_NEAR];
     const ew_item *retrieved[DEBIAN_NEAR];
@@ -574,11 +649,11 @@ ew_status ew_debian_example(ew_debian *d, const ew_task *t, uint32_t record, siz
         const near *x = NULL;
         EW_TRY(near_of(d, t, record, &x, reterr));
         for (; n < EW_MIN(k, (size_t)x->n); n++) {
-            item[n] = item_of(d, &d->record[x->record[n]], t);
+            item[n] = item_of(d, x->record[n], t);
             retrieved[n] = &item[n];
         }
     }
-    ew_item own = item_of(d, r, t);
+    ew_item own = item_of(d, record, t);
     EW_TRY(ew_task_prompt(t, own.input, retrieved, n, budget, prompt, NULL, reterr));
     ew_task_answer(own.output, answer);
     return ew_buf_check(answer, reterr);

@@ -14,6 +14,14 @@
  * Roles: users with 20 to 250 items are held out; DEV when the first byte of SHA-256("split/" + hash) is below 128, else TEST; all others are POOL. A
  * held-out list wins: who is in it has the role it says (NONE below 20 items: neither trained on nor scored), who is not is POOL.
  * Digest: SHA-256 over release (origin, codename, date, architecture), format version and all of items.jsonl and users.json.
+ *
+ * The tasks: debian-section (description to section), debian-synopsis (description to synopsis), and two whose answers are made here:
+ *   debian-depends  "[1] a [2] b: description", which of the two does the package depend on: 1 or 2. The right one is drawn from its
+ *                   dependencies without those that more than one record in 50 has (libc6, perl, python3, ...), the wrong one is what another record
+ *                   of the pool drew, unless it depends on that too; draws and sides by the id's HMAC-SHA-256. Records without such a dependency
+ *                   are no items; users with fewer than 10 do not count.
+ *   debian-size     description to the quintile of the installed size among the pool's records, 1 (small) to 5. Users whose labels
+ *                   have an entropy below 1 bit do not count.
  * Locking: a handle has one owning thread. */
 #ifndef EW_TASK_DEBIAN_H
 #define EW_TASK_DEBIAN_H
@@ -91,7 +99,7 @@ const ew_debian_user *ew_debian_user_find(const ew_debian *d, const char *hash);
  * ew_split_user(…, EW_SPLIT_HASH), which gives the same order. */
 ew_status ew_debian_items(const ew_debian *d, const ew_task *t, const ew_debian_user *user, ew_items *ret_items,
                           ew_error *reterr) EW_MUST_CHECK;
-/* Users of the role that count for the task (debian-section: entropy >= 1 bit), in order of their hashes: *ret_users is freed by ew_free. */
+/* Users of the role that count for the task (debian-section, debian-size: entropy >= 1 bit), in order of their hashes: *ret_users is freed by ew_free. */
 ew_status ew_debian_users(const ew_debian *d, const ew_task *t, ew_debian_role role, const ew_debian_user ***ret_users,
                           size_t *ret_n, ew_error *reterr) EW_MUST_CHECK;
 

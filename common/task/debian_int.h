@@ -44,4 +44,16 @@ void ew__dedup_free(ew__dedup **d);
 /* *ret_new false: a near-duplicate of a text that was added before; else the text is now known. */
 ew_status ew__dedup_add(ew__dedup *d, const char *text, size_t size, bool *ret_new, ew_error *reterr) EW_MUST_CHECK;
 
+/* What debian-depends and debian-size ask of the records (their rules are in debian.h). */
+typedef struct ew__debian_derived {
+    ew_buf text;  /* "[1] a [2] b: description" of every record that has a dependency to ask for, each with its NUL */
+    size_t *pair; /* [n] offset in text, 0 = none */
+    uint8_t *answer;   /* [n] 1 or 2 */
+    uint8_t *quintile; /* [n] 1 to 5 */
+} ew__debian_derived;
+/* in_pool[i]: record i is of the training pool. */
+ew_status ew__debian_derive(const ew_debian_record *r, size_t n, const bool *in_pool, ew__debian_derived *ret,
+                            ew_error *reterr) EW_MUST_CHECK;
+void ew__debian_derived_release(ew__debian_derived *x);
+
 #endif

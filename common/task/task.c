@@ -14,9 +14,13 @@ static const char *const section_labels[] = {"perl",    "python", "libs",    "go
                                              "utils",   "rust",   "ruby",    "gnu-r",  "java",
                                              "science", "net",    "haskell", "devel",  "admin"};
 
+static const char *const digits[] = {"1", "2", "3", "4", "5"};
+
 static const ew_task built_in[] = {
     {"debian-section", EW_TASK_CLASSIFY, "text", "section", section_labels, EW_COUNT(section_labels), 8},
     {"debian-synopsis", EW_TASK_GENERATE, "text", "synopsis", NULL, 0, 32},
+    {"debian-depends", EW_TASK_CLASSIFY, "which", "depends", digits, 2, 4},
+    {"debian-size", EW_TASK_ORDINAL, "text", "size", digits, 5, 4},
     {"custom", EW_TASK_GENERATE, "input", "output", NULL, 0, 96},
 };
 
@@ -145,7 +149,9 @@ ew_status ew_task_new(const char *name, const ew_item *history, size_t n_history
     const ew_task *fixed = ew_task_find(name);
     if (fixed == NULL && !ew_str_eq(name, "custom-classify")) {
         return ew_fail(reterr, EW_ENOENT,
-                       "no task '%s'. Known: debian-section, debian-synopsis, custom, custom-classify", name);
+                       "no task '%s'. Known: debian-section, debian-synopsis, debian-depends, debian-size, custom, "
+                       "custom-classify",
+                       name);
     }
     own_task *o = ew_calloc(1, sizeof(*o));
     if (o == NULL) {

@@ -9,7 +9,7 @@
  *     <output name>:
  *
  * and the answer is " " + output + the end-of-text token. debian-section: "text" and "section"; debian-synopsis: "text" and
- * "synopsis"; custom and custom-classify: "input" and "output".
+ * "synopsis"; debian-depends: "which" and "depends"; debian-size: "text" and "size"; custom and custom-classify: "input" and "output".
  *
  * Length budget (after LaMP, FACTS B.4): with retrieved items the input gets min(its length, f * max), the items share the rest equally and hand
  * on what they do not use, f = 0.6, 0.5 … 0; when no f leaves every item at least 8 tokens of text, the item with the worst rank is dropped and f
@@ -41,7 +41,7 @@ typedef struct ew_task {
 #define EW_TASK_LABELS_MAX 256
 #define EW_TASK_LABEL_BYTES_MAX 64
 
-/* debian-section, debian-synopsis, custom (generation); static. NULL = not one of these. custom-classify needs ew_task_new. */
+/* The four debian tasks and custom (generation); static. NULL = not one of these. custom-classify needs ew_task_new. */
 const ew_task *ew_task_find(const char *name);
 /* Any task by name, owned by the caller. For custom-classify (numbers as labels make it ordinal when all are integers in 1…10) the labels are the distinct outputs of
  * history, sorted: EW_EINVAL when there are fewer than 2, more than EW_TASK_LABELS_MAX or longer than EW_TASK_LABEL_BYTES_MAX; the

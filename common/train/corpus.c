@@ -13,7 +13,7 @@
 
 #define BOS "<|begin_of_text|>"
 #define EOS "<|end_of_text|>"
-#define N_TASKS 2
+#define N_TASKS 4
 #define FILE_MAX (1024u * 1024 * 1024)
 #define VAL_SHARE 20 /* one document of so many */
 
@@ -29,7 +29,7 @@ struct ew_corpus {
     /* debian */
     size_t n_texts;                /* per pass */
     size_t n_records[N_TASKS];     /* per pass */
-    const ew_task *task[N_TASKS];  /* section, synopsis */
+    const ew_task *task[N_TASKS];  /* section, synopsis, depends, size */
     const uint32_t *pool[N_TASKS]; /* records that can be an example */
     size_t n_pool[N_TASKS];
     val_record *val;
@@ -129,8 +129,10 @@ static ew_status train_doc(void *ctx, uint64_t epoch, size_t index, ew_pretrain_
         return plain_doc(c, ret, reterr);
     }
     size_t at = index - c->n_texts;
-    const size_t which = at < c->n_records[0] ? 0 : 1;
-    at -= which == 1 ? c->n_records[0] : 0;
+    size_t which = 0;
+    while (which + 1 < N_TASKS && at >= c->n_records[which]) {
+        at -= c->n_records[which++];
+    }
     ew_rng rng;
     ew_rng_init(&rng, r->seed ^ 0x636f72707573u, epoch * 0x100000000u + index);
     size_t k = 0;
@@ -180,7 +182,11 @@ ew_pretrain_source ew_corpus_train(ew_corpus *c)
     if (c->debian == NULL) {
         return (ew_pretrain_source){c->n_piece - c->n_piece / VAL_SHARE, file_doc, c};
     }
-    return (ew_pretrain_source){c->n_texts + c->n_records[0] + c->n_records[1], train_doc, c};
+    size_t n = c->n_texts;
+    for (size_t i = 0; i < N_TASKS; i++) {
+        n += c->n_records[i];
+    }
+    return (ew_pretrain_source){n, train_doc, c};
 }
 
 ew_pretrain_source ew_corpus_val(ew_corpus *c)
@@ -293,10 +299,12 @@ static ew_status find_neighbours(ew_corpus *c, const ew_progress *progress, ew_e
     if (c->recipe->retrieved_max == 0 || c->recipe->zero_shot_percent == 100) {
         return EW_OK;
     }
-    const size_t total = c->n_pool[0] + c->n_pool[1];
-    size_t done = 0;
+    size_t done = 0, total = 0;
     for (size_t w = 0; w < N_TASKS; w++) {
-        for (size_t i = 0; i < c->n_pool[w]; i++, done++) {
+        total += c->n_records[w] > 0 ? c->n_pool[w] : 0;
+    }
+    for (size_t w = 0; w < N_TASKS; w++) {
+        for (size_t i = 0; c->n_records[w] > 0 && i < c->n_pool[w]; i++, done++) {
             ew_buf_clear(&c->prompt);
             ew_buf_clear(&c->answer);
             EW_TRY(ew_debian_example(c->debian, c->task[w], c->pool[w][i], 1, NULL, &c->prompt, &c->answer, reterr));
@@ -320,13 +328,16 @@ ew_status ew_corpus_new(ew_debian *d, const ew_pretrain_recipe *recipe, const ew
     EW_AUTO(ew_corpus) c = NULL;
     EW_TRY(corpus_make(recipe, vocab, &c, reterr));
     c->debian = d;
-    c->task[0] = ew_task_find("debian-section");
-    c->task[1] = ew_task_find("debian-synopsis");
-    const uint32_t percent[N_TASKS] = {recipe->section_percent, recipe->synopsis_percent};
+    static const char *const name[N_TASKS] = {"debian-section", "debian-synopsis", "debian-depends", "debian-size"};
+    const uint32_t percent[N_TASKS] = {recipe->section_percent, recipe->synopsis_percent, recipe->depends_percent,
+                                       recipe->size_percent};
     for (size_t i = 0; i < N_TASKS; i++) {
+        c->task[i] = ew_task_find(name[i]);
         EW_TRY(ew_debian_pool(d, c->task[i], &c->pool[i], &c->n_pool[i], reterr));
         c->n_records[i] = c->n_pool[i] * percent[i] / 100;
-        EW_TRY(take_val(c, c->task[i], n_val, reterr));
+        if (c->n_records[i] > 0) {
+            EW_TRY(take_val(c, c->task[i], n_val, reterr));
+        }
     }
     c->n_texts = ew_debian_n_texts(d) * recipe->text_percent / 100;
     EW_TRY(find_neighbours(c, progress, reterr));

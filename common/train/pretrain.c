@@ -17,6 +17,7 @@
 #include "sys/pool.h"
 #include "train/backward.h"
 #include "train/checkpoint.h"
+#include "train/grow.h"
 
 #define KIND "pretrain"
 #define CURVE_MAX 512
@@ -161,6 +162,48 @@ static void init_params(trainer *t)
     }
 }
 
+static bool same_vocab(const ew_vocab *a, const ew_vocab *b)
+{
+    return a->n == b->n && memcmp(a->text_end, b->text_end, a->n * sizeof(*a->text_end)) == 0 &&
+           (a->n == 0 || memcmp(a->blob, b->blob, a->text_end[a->n - 1]) == 0);
+}
+
+static ew_status grow_params(trainer *t, ew_error *reterr)
+{
+    const ew_model *from = t->opt->init;
+    const ew_tokenizer *tok = ew_model_tokenizer(from);
+    if (tok == NULL || !same_vocab(ew_tokenizer_vocab(tok), t->opt->vocab)) {
+        return ew_fail(reterr, EW_EINVAL,
+                       "the model to grow has another vocabulary than this corpus and recipe give. HINT: use the data "
+                       "it was made from");
+    }
+    EW_TRY(ew_grow_check(from, &t->cfg, reterr));
+    ew_grow_layer *layer = ew_calloc(t->cfg.L, sizeof(*layer));
+    if (layer == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "no memory for %u layers", t->cfg.L);
+    }
+    for (uint32_t il = 0; il < t->cfg.L; il++) {
+        for (int w = 0; w < EW_LINEAR_COUNT; w++) {
+            layer[il].linear[w] = linear_at(t, t->p, il, w);
+        }
+        layer[il].attn_norm = norm_at(t, t->p, il, 0);
+        layer[il].ffn_norm = norm_at(t, t->p, il, 1);
+    }
+    const ew_grow_target target = {t->p + t->lay.embd, t->p + t->lay.out_norm, layer};
+    const ew_status st = ew_grow_fill(from, &t->cfg, t->r->seed, &target, reterr);
+    ew_free(layer);
+    return st;
+}
+
+static ew_status start_params(trainer *t, ew_error *reterr)
+{
+    if (t->opt->init != NULL) {
+        return grow_params(t, reterr);
+    }
+    init_params(t);
+    return EW_OK;
+}
+
 static ew_status make_model(trainer *t, ew_error *reterr)
 {
     const ew_pretrain_recipe *r = t->r;
@@ -189,7 +232,7 @@ static ew_status make_model(trainer *t, ew_error *reterr)
     if (t->p == NULL || t->m == NULL || t->v == NULL || t->layer_floats == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "no memory for %zu parameters and their moments", t->lay.n);
     }
-    init_params(t);
+    EW_TRY(start_params(t, reterr));
     memset(t->m, 0, t->lay.n * sizeof(float));
     memset(t->v, 0, t->lay.n * sizeof(float));
     for (uint32_t il = 0; il < c->L; il++) {
@@ -199,7 +242,8 @@ static ew_status make_model(trainer *t, ew_error *reterr)
         t->layer_floats[il].attn_norm = norm_at(t, t->p, il, 0);
         t->layer_floats[il].ffn_norm = norm_at(t, t->p, il, 1);
     }
-    const ew_model_floats floats = {t->p + t->lay.embd, NULL, t->p + t->lay.out_norm, t->layer_floats};
+    const ew_model_floats floats = {
+        .token_embd = t->p + t->lay.embd, .output_norm = t->p + t->lay.out_norm, .layer = t->layer_floats};
     EW_TRY(ew_model_from_floats(c, t->opt->vocab, &floats, &t->model, reterr));
     return ew_train_supported(ew_model_config_of(t->model), reterr);
 }
@@ -540,6 +584,14 @@ static void make_fingerprint(trainer *t)
              r.retrieved_max, (unsigned long long)r.seed);
     hash_str(sha, text);
     hash_str(sha, t->r->name);
+    if (r.depends_percent != 0 || r.size_percent != 0) {
+        const uint32_t more[2] = {r.depends_percent, r.size_percent};
+        ew_sha256_stream_add(sha, more, sizeof(more));
+    }
+    if (t->opt->init != NULL) {
+        const char *hex = ew_model_sha256_hex(t->opt->init);
+        hash_str(sha, hex != NULL ? hex : "");
+    }
     const ew_vocab *v = t->opt->vocab;
     ew_sha256_stream_add(sha, v->text_end, v->n * sizeof(*v->text_end));
     if (v->n > 0) {
@@ -716,6 +768,7 @@ static ew_status start(trainer *t, bool *ret_resumed, ew_error *reterr)
         blocks_of(t, b);
         EW_TRY(ew_checkpoint_load(t->opt->checkpoint, KIND, t->fingerprint, b, N_BLOCKS, reterr));
         *ret_resumed = true;
+        t->st.tokens_total = t->opt->tokens != 0 ? t->opt->tokens : t->st.tokens_total;
         return EW_OK;
     }
     EW_TRY(fix_budget(t, reterr));

@@ -1,4 +1,4 @@
-/* Pre-training of a small decoder from scratch: vocabulary, weights, schedule and checkpoint from one committed recipe.
+/* Pre-training of a small decoder, from scratch or grown from a smaller one: vocabulary, weights, schedule and checkpoint from one committed recipe.
  *
  * Documents (in pieces of at most n_ctx tokens) are packed into shards of fixed capacity with their boundaries kept. Every shard of
  * a step has a gradient of its own and they are added in fixed order, so the result does not depend on the number of threads. The state
@@ -15,6 +15,7 @@
 #include "base/progress.h"
 #include "base/status.h"
 #include "kern/kern.h"
+#include "model/model.h"
 #include "token/tokenizer.h"
 
 /* A token sequence to learn from, with its loss weights (1 = plain text). */
@@ -49,6 +50,7 @@ typedef struct ew_pretrain_recipe {
     float answer_weight; /* loss weight of answer tokens in task formats */
     float prompt_weight; /* loss weight of the other tokens there */
     uint32_t text_percent, section_percent, synopsis_percent; /* documents per pass, in percent of what the pool has */
+    uint32_t depends_percent, size_percent;                   /* 0 when the recipe does not say */
     uint32_t zero_shot_percent;                               /* of the task records */
     uint32_t retrieved_max;                                   /* the others have 1 … this many retrieved items */
     uint64_t tokens;                                          /* budget; 0 = from max_minutes */
@@ -63,6 +65,8 @@ typedef struct ew_pretrain_opt {
     const ew_pretrain_recipe *recipe;
     ew_exec exec;
     const ew_vocab *vocab; /* goes into the GGUF */
+    const ew_model *
+        init; /* grown to the recipe's sizes to start from (train/grow.h); its vocabulary is vocab. NULL = from scratch */
     ew_pretrain_source train;
     ew_pretrain_source val;    /* held-out documents for the curve; n_docs 0 = none. epoch is always 0 */
     const char *checkpoint;    /* path of the state; resumed from when it exists */
@@ -71,7 +75,7 @@ typedef struct ew_pretrain_opt {
         curve_csv; /* step,tokens,seconds,lr,loss,val_loss,grad_norm,tok_per_s; rewritten from the checkpoint on resume */
     const char *out_gguf; /* F16 */
     double max_minutes;   /* fixes the token budget at the first start when recipe and tokens give none */
-    uint64_t tokens;      /* overrides the recipe; 0 = recipe */
+    uint64_t tokens;      /* overrides the recipe, and on resume the checkpoint's number; 0 = theirs */
     uint64_t
         stop_after_steps; /* test hook: EW_ECANCELLED after this many steps in this process, without a checkpoint; 0 = off */
     ew_progress progress;

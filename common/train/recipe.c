@@ -31,6 +31,8 @@ static const cyaml_schema_field_t fields[] = {
     U32(text_percent),
     U32(section_percent),
     U32(synopsis_percent),
+    CYAML_FIELD_UINT("depends_percent", CYAML_FLAG_OPTIONAL, R, depends_percent),
+    CYAML_FIELD_UINT("size_percent", CYAML_FLAG_OPTIONAL, R, size_percent),
     U32(zero_shot_percent),
     U32(retrieved_max),
     U32(tokens),
@@ -72,6 +74,8 @@ static ew_status check(const char *path, const ew_pretrain_recipe *r, ew_error *
         {"text_percent", r->text_percent, 0, 1000},
         {"section_percent", r->section_percent, 0, 1000},
         {"synopsis_percent", r->synopsis_percent, 0, 1000},
+        {"depends_percent", r->depends_percent, 0, 1000},
+        {"size_percent", r->size_percent, 0, 1000},
         {"zero_shot_percent", r->zero_shot_percent, 0, 100},
         {"retrieved_max", r->retrieved_max, 0, 8},
     };

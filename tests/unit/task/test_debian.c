@@ -193,6 +193,80 @@ static void items_of_a_user_are_in_the_order_of_the_split(void **state)
     assert_int_equal(total[1], 8);
 }
 
+/* Is name (of size bytes) in the comma-separated list? */
+static bool listed(const char *list, const char *name, size_t size)
+{
+    for (const char *p = list; *p != '\0';) {
+        size_t n = strcspn(p, ",");
+        if (n == size && memcmp(p, name, n) == 0) {
+            return true;
+        }
+        p += n + (p[n] == ',');
+    }
+    return false;
+}
+
+static void of_the_two_packages_one_is_a_dependency(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    const char *dir = ew_test_path(__func__);
+    ew_debian_build_opt opt = options(dir);
+    ew_debian_info info;
+    EW_AUTO(ew_debian) d = NULL;
+    assert_ok(ew_debian_build(&opt, &info, &err), &err);
+    assert_ok(ew_debian_open(dir, &d, &err), &err);
+    const ew_task *t = ew_task_find("debian-depends");
+    size_t n_items = 0, of[3] = {0};
+    for (size_t u = 0; u < ew_debian_n_users(d); u++) {
+        const ew_debian_user *user = ew_debian_user_at(d, u);
+        EW_AUTO_ITEMS items = {0};
+        assert_ok(ew_debian_items(d, t, user, &items, &err), &err);
+        for (size_t i = 0; i < items.n; i++) {
+            const ew_debian_record *r = NULL;
+            for (size_t k = user->first; k < user->first + user->n; k++) {
+                r = strcmp(ew_debian_record_at(d, k)->id, items.item[i].id) == 0 ? ew_debian_record_at(d, k) : r;
+            }
+            assert_non_null(r);
+            const char *a = items.item[i].input + 4, *b = strstr(a, " [2] ") + 5;
+            const bool first = listed(r->depends, a, strcspn(a, " ")), second = listed(r->depends, b, strcspn(b, ":"));
+            assert_true(first != second);
+            assert_string_equal(items.item[i].output, first ? "1" : "2");
+            assert_string_equal(strchr(b, ':') + 2, r->description);
+            of[first ? 1 : 2]++;
+            n_items++;
+        }
+    }
+    assert_true(n_items > 0 && of[1] > 0 && of[2] > 0);
+}
+
+static void sizes_are_quintiles_of_the_pool(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    const char *dir = ew_test_path(__func__);
+    ew_debian_build_opt opt = options(dir);
+    ew_debian_info info;
+    EW_AUTO(ew_debian) d = NULL;
+    assert_ok(ew_debian_build(&opt, &info, &err), &err);
+    assert_ok(ew_debian_open(dir, &d, &err), &err);
+    const ew_task *t = ew_task_find("debian-size");
+    assert_int_equal(t->kind, EW_TASK_ORDINAL);
+    size_t of[6] = {0}, n_pool = 0;
+    for (size_t u = 0; u < ew_debian_n_users(d); u++) {
+        const ew_debian_user *user = ew_debian_user_at(d, u);
+        EW_AUTO_ITEMS items = {0};
+        assert_ok(ew_debian_items(d, t, user, &items, &err), &err);
+        assert_int_equal(items.n, user->n);
+        for (size_t i = 0; user->role == EW_DEBIAN_POOL && i < items.n; i++, n_pool++) {
+            of[items.item[i].output[0] - '0']++;
+        }
+    }
+    for (size_t k = 1; k < EW_COUNT(of); k++) { /* equal sizes may shift a border */
+        assert_true(of[k] * 5 > n_pool / 2 && of[k] * 5 < n_pool * 2);
+    }
+}
+
 static void build_refuses_what_is_no_index(void **state)
 {
     (void)state;
@@ -220,6 +294,8 @@ int main(void)
         cmocka_unit_test(heldout_list_wins_over_the_thresholds),
         cmocka_unit_test(training_never_sees_a_held_out_user),
         cmocka_unit_test(items_of_a_user_are_in_the_order_of_the_split),
+        cmocka_unit_test(of_the_two_packages_one_is_a_dependency),
+        cmocka_unit_test(sizes_are_quintiles_of_the_pool),
         cmocka_unit_test(build_refuses_what_is_no_index),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -109,7 +109,7 @@ static void custom_classify_takes_its_labels_from_the_history(void **state)
 
     EW_AUTO(ew_task) none = NULL;
     assert_fails(EW_EINVAL, ew_task_new("custom-classify", items.item, 1, &none, &err), &err, "custom");
-    assert_fails(EW_ENOENT, ew_task_new("debian-size", NULL, 0, &none, &err), &err, "debian-section");
+    assert_fails(EW_ENOENT, ew_task_new("debian-licence", NULL, 0, &none, &err), &err, "debian-section");
     for (size_t i = 0; i < 4; i++) {
         items.item[i].output[0] = (char)('1' + i % 3);
         items.item[i].output[1] = '\0';
