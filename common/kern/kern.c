@@ -8,8 +8,11 @@
 #include "sys/cpu.h"
 #include "sys/pool.h"
 
-/* Weights of a task for few tokens: some microseconds' worth of reading. */
-#define DOT_TASK_ELEMS 65536
+/* Few tokens: bytes of weights that a thread reads in one piece. Memory gives most to long runs in few places (two threads that took turns
+ * every 64 KiB got 55 to 70 % of what they get now), and a thread that is held up shall not keep the others waiting for half of a product. */
+#define PIECE_MIN ((size_t)16 << 10)
+#define PIECE_MAX ((size_t)512 << 10)
+#define PIECES_PER_THREAD 2
 
 static bool can_run(const ew_kern *k)
 {
@@ -87,6 +90,13 @@ ew_mat ew_mat_rows(const ew_mat *m, size_t first, size_t n)
     r.rows = (uint32_t)n;
     r.data = (const uint8_t *)m->data + first * m->row_bytes;
     return r;
+}
+
+/* Rows of one piece, when `rows` rows of row_bytes are to be read. */
+static size_t piece_rows(const ew_exec *e, size_t rows, size_t row_bytes)
+{
+    size_t share = rows * row_bytes / (PIECES_PER_THREAD * (size_t)ew_pool_threads(e->pool));
+    return EW_MAX((size_t)1, EW_MIN(EW_MAX(share, PIECE_MIN), PIECE_MAX) / row_bytes);
 }
 
 /* ---- integer products ---- */
@@ -195,7 +205,11 @@ static void run_q(const ew_exec *e, q_job *j, void *scratch)
     j->dot = j->k->rows == 0 || j->T <= j->k->dot_tokens;
     (void)carve_xq(scratch, j->T, C, j->dot && j->T <= EW_MATMUL_FEW, &j->xq);
     ew_par_for(e->pool, j->T, EW_MAX((size_t)1, 8192 / C), quant_rows, j);
-    j->rows_per_task = j->dot ? EW_MAX((size_t)16, DOT_TASK_ELEMS / C) : j->k->rows;
+    size_t rows = 0;
+    for (size_t i = 0; i < j->n; i++) {
+        rows += j->w[i]->rows;
+    }
+    j->rows_per_task = j->dot ? piece_rows(e, rows, j->w[0]->row_bytes) : j->k->rows;
     for (size_t i = 0; i < j->n; i++) {
         j->first_task[i + 1] = j->first_task[i] + (j->w[i]->rows + j->rows_per_task - 1) / j->rows_per_task;
     }
@@ -251,7 +265,7 @@ void ew_matmul(const ew_exec *e, const ew_mat *w, const float *x, size_t T, floa
         matmul_q(e, &w, 1, x, T, &y, scratch);
     } else if (e->kern->rows_dot != NULL && T <= EW_MATMUL_FEW) {
         row_job j = {e->kern, w, x, T, y};
-        ew_par_for(e->pool, w->rows, 64, row_tasks, &j);
+        ew_par_for(e->pool, w->rows, piece_rows(e, w->rows, w->row_bytes), row_tasks, &j);
     } else {
         ew_matmul_f32(e, w, x, T, y, false);
     }

@@ -84,6 +84,10 @@ typedef struct ew_qkern {
                 size_t ldy, size_t rows_used);
 } ew_qkern;
 
+/* Products of few tokens call for weights so many bytes before they use them: what the hardware calls for by itself ends at each page of
+ * 4 KiB. Measured on a Zen 5 from 3 to 24 KiB: one thread reads 15 % (Q4_K) to 35 % (Q8_0) faster than without, flat from 10 KiB on. */
+#define EW_READ_AHEAD 10240
+
 /* f32 product: tiles. A task is one block of C; packed panels are zero-padded. MR divides MC, NR divides NC. */
 #define EW_GEMM_MC 120
 #define EW_GEMM_NC 256

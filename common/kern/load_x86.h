@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kern/kern_int.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE __m128i load16(const uint8_t *p)
@@ -30,6 +32,14 @@ INLINE uint32_t u32_at(const uint8_t *p)
     uint32_t v;
     memcpy(&v, p, sizeof(v));
     return v;
+}
+
+/* Calls for the n bytes that stand EW_READ_AHEAD behind w. */
+INLINE void read_ahead(const uint8_t *w, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64) {
+        _mm_prefetch((const char *)w + EW_READ_AHEAD + i, _MM_HINT_T0);
+    }
 }
 
 #endif

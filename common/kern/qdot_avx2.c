@@ -74,6 +74,7 @@ INLINE void dot_row(const step_type d, const uint8_t *w, const x_at *x, const si
     size_t b = 0;
     step o;
     for (; b + 8 <= x->nb; b += 8, w += d.bytes) {
+        read_ahead(w, d.bytes);
         d.load(w, &o);
         UNROLL for (size_t t = 0; t < N; t++)
         {

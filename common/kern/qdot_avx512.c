@@ -14,9 +14,6 @@
 
 #define UNROLL _Pragma("GCC unroll 8")
 #define MOST 8 /* tokens that a row meets at once */
-/* How far ahead weights are called for when many tokens stand between two loads of them. With up to four tokens the hardware does
- * as well alone; with eight it falls behind by half. */
-#define AHEAD 4096
 
 typedef struct step {
     __m512i q[4];
@@ -370,9 +367,7 @@ INLINE void dot_row(const dot_type d, const uint8_t *w, const ew_xq x[MOST], con
     size_t b = 0;
     step o;
     for (; b + 8 <= nb; b += 8, w += d.bytes) {
-        for (size_t i = 0; i < d.bytes && N > 4; i += 64) {
-            _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T0);
-        }
+        read_ahead(w, d.bytes);
         d.load(w, &o);
         UNROLL for (size_t t = 0; t < N; t++)
         {

@@ -385,8 +385,8 @@ static inline __attribute__((always_inline)) void row_dot(ew_dtype t, const uint
     }
     const size_t bytes = t == EW_DTYPE_F32 ? 4 : 2;
     for (; i + 4 * VW <= C; i += 4 * VW) {
-        for (size_t j = 0; j < 4 * VW * bytes && N > 2; j += 64) {
-            __builtin_prefetch(w + i * bytes + 4096 + j); /* as in qdot_avx512.c */
+        for (size_t j = 0; j < 4 * VW * bytes; j += 64) {
+            __builtin_prefetch(w + i * bytes + EW_READ_AHEAD + j);
         }
         _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)
         {
