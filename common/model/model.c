@@ -320,9 +320,29 @@ const float *ew_model_output_norm(const ew_model *m)
     return m->output_norm;
 }
 
+const ew_mat *ew_model_position_embd(const ew_model *m)
+{
+    return &m->position_embd;
+}
+
+const float *ew_model_output_norm_b(const ew_model *m)
+{
+    return m->output_norm_b;
+}
+
+const float *ew_model_output_b(const ew_model *m)
+{
+    return m->output_b;
+}
+
 const float *ew_model_rope_factors(const ew_model *m)
 {
     return m->rope_factors;
+}
+
+const float *ew_model_rope_factors_for(const ew_model *m, uint32_t n_ctx)
+{
+    return m->rope_long != NULL && n_ctx > m->cfg.rope_orig_ctx ? m->rope_long : m->rope_factors;
 }
 
 /* ---- hash ---- */

@@ -47,9 +47,14 @@ typedef struct ew_layer_weights {
 const ew_layer_weights *ew_model_layer(const ew_model *m, uint32_t i_layer);
 const ew_mat *ew_model_token_embd(const ew_model *m); /* [V, C] */
 const ew_mat *ew_model_output(const ew_model *m); /* [V, C]; the same data as token_embd when tied; 0 rows: encoder */
-const float *ew_model_output_norm(const ew_model *m); /* [C] */
+const ew_mat *ew_model_position_embd(const ew_model *m); /* [n_pos, C]; 0 rows = none */
+const float *ew_model_output_norm(const ew_model *m);    /* [C] */
+const float *ew_model_output_norm_b(const ew_model *m);  /* [C] or NULL */
+const float *ew_model_output_b(const ew_model *m);       /* [V] or NULL */
 /* Divisors of the rotary frequencies, [n_rot/2], for ew_rope's freq_factors; NULL when there is no scaling. LONGROPE: the short ones. */
 const float *ew_model_rope_factors(const ew_model *m);
+/* The same for n_ctx positions: those of LONGROPE's long table beyond rope_orig_ctx. */
+const float *ew_model_rope_factors_for(const ew_model *m, uint32_t n_ctx);
 
 /* f32 arrays in the shape of a model's weights: parameters, or their gradients. NULL = the family has none (or not given). */
 typedef struct ew_layer_floats {
