@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -284,4 +286,18 @@ bool ew_machine_on_power(void)
         }
     }
     return true;
+}
+
+void ew_proc_background(void)
+{
+    enum {
+        NICE = 10,
+        WHO_PROCESS = 1,
+        CLASS_BEST_EFFORT = 2,
+        CLASS_SHIFT = 13,
+        LAST = 7
+    };
+    /* Both are wishes. */
+    (void)setpriority(PRIO_PROCESS, 0, NICE);
+    (void)syscall(SYS_ioprio_set, WHO_PROCESS, 0, (CLASS_BEST_EFFORT << CLASS_SHIFT) | LAST);
 }

@@ -34,4 +34,8 @@ double ew_machine_temperature_c(void);
 /* 1 on mains or without a battery, 0 on battery. */
 bool ew_machine_on_power(void);
 
+/* This process and the threads it will start give way to others: nice +10 and the last best-effort priority for I/O (not the idle
+ * classes, in which a busy machine lets nothing be done at all). */
+void ew_proc_background(void);
+
 #endif
