@@ -24,7 +24,8 @@ ew_module(common/token LAYER 3 DEPS base sys text LIBS PkgConfig::xxhash PkgConf
 ew_module(common/wire LAYER 3 DEPS base domain LIBS PkgConfig::protobuf-c)
 # Plans in words: the agent and the operator's command print the same.
 ew_module(common/show LAYER 3 DEPS base domain)
-ew_module(common/rag LAYER 3 DEPS base LIBS PkgConfig::sqlite)
+# sys: which dot product the processor runs. text, utf8proc: words are told by the categories of their characters.
+ew_module(common/rag LAYER 3 DEPS base sys text LIBS PkgConfig::utf8proc m)
 # L4
 # crypt: the SHA-256 that binds adapters and plans to a model file.
 ew_module(common/model LAYER 4 DEPS base sys crypt text kern tensor format token)

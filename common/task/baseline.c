@@ -100,7 +100,8 @@ static ew_status answer(const ew_task *t, ew_baseline b, const ew_item *history,
         if (b == EW_BASELINE_NEAREST) {
             ew_rag_hit hit;
             size_t n;
-            const ew_rag_query q = {test[i].input, strlen(test[i].input), 1, UINT64_MAX, 0.0, 0.0};
+            const ew_rag_query q = {
+                .text = test[i].input, .size = strlen(test[i].input), .k = 1, .before_order = UINT64_MAX};
             EW_TRY(ew_rag_search(rag, &q, &hit, &n, reterr));
             a->text[i] = n != 0 ? history[hit.key].output : usual;
         } else if (b == EW_BASELINE_FIRST8) {

@@ -16,7 +16,11 @@ static void query(const uint8_t *data, size_t size)
     }
     ew_rag_hit hit[2];
     size_t n;
-    const ew_rag_query q = {(const char *)data, size, 2, UINT64_MAX, size % 2 == 0 ? 0.0 : 0.5, 0.0};
+    const ew_rag_query q = {.text = (const char *)data,
+                            .size = size,
+                            .k = 2,
+                            .before_order = UINT64_MAX,
+                            .recency = size % 2 == 0 ? 0.0 : 0.5};
     EW_ASSERT(ew_rag_search(rag, &q, hit, &n, &err) == EW_OK && n <= 2);
 }
 

@@ -16,7 +16,7 @@ static size_t search(ew_rag *r, const char *text, size_t k, uint64_t before, dou
 {
     ew_error err = EW_ERROR_INIT;
     size_t n = 99;
-    const ew_rag_query q = {text, strlen(text), k, before, recency, 0.0};
+    const ew_rag_query q = {.text = text, .size = strlen(text), .k = k, .before_order = before, .recency = recency};
     assert_ok(ew_rag_search(r, &q, hit, &n, &err), &err);
     return n;
 }
@@ -116,7 +116,7 @@ static void no_query_is_a_syntax_error(void **state)
             bytes[k] =
                 (char)(ew_rng_below(&rng, 3) != 0 ? ew_rng_below(&rng, 256) : (uint64_t) "\"*()^:-+ AND"[k % 12]);
         }
-        const ew_rag_query q = {bytes, n, 8, UINT64_MAX, 0.0, 0.0};
+        const ew_rag_query q = {.text = bytes, .size = n, .k = 8, .before_order = UINT64_MAX};
         assert_ok(ew_rag_search(r, &q, hit, &got, &err), &err);
     }
     /* … and any bytes may be indexed. */
