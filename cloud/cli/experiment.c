@@ -209,17 +209,17 @@ static ew_status device_ids(const ew_experiment *e, ew_opclient *c, json_t **ret
     return EW_OK;
 }
 
-static json_t *settings_json(const ew_experiment_settings *s)
+static json_t *settings_json(const ew_experiment *e)
 {
+    ew_settings s = {0};
     json_t *j = json_object();
-    const struct {
-        const char *name;
-        double value;
-    } values[] = {
-        {"rank", s->rank}, {"alpha", s->alpha}, {"learning-rate", s->lr}, {"epochs", s->epochs}, {"rag-k", s->rag_k}};
-    for (size_t i = 0; i < EW_COUNT(values); i++) {
-        if (values[i].value != 0) {
-            (void)json_object_set_new(j, values[i].name, json_real(values[i].value));
+    if (ew_experiment_settings_of(e, &s, e->name, NULL) != EW_OK) {
+        return j; /* checked when the file was read */
+    }
+    for (size_t i = 0; i < ew_setting_count; i++) {
+        const double v = ew_settings_get(&s, ew_setting_table[i].name);
+        if (v != 0) {
+            (void)json_object_set_new(j, ew_setting_table[i].name, json_real(v));
         }
     }
     return j;
@@ -234,8 +234,23 @@ static json_t *trial_json(const ew_experiment *e, const ew_grid_point *p, const 
     return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:o,s:{s:I,s:f},s:b}", "device", p->device, "task", p->task,
                      "source", source, "model", p->model, "variant", p->variant, "method", p->method, "n_history",
                      (json_int_t)(p->n_history == EW_HISTORY_ALL ? 0 : p->n_history), "seed", (json_int_t)p->seed,
-                     "settings", settings_json(&e->settings), "budget", "ram_bytes", (json_int_t)ram, "seconds",
+                     "settings", settings_json(e), "budget", "ram_bytes", (json_int_t)ram, "seconds",
                      (double)e->budget.seconds, "force", e->force);
+}
+
+/* More items than the user's history has are all of it: where the grid asks for all, too, that trial stands for both (report.h). */
+static bool is_all(const ew_experiment *e, const datasets *all, const ew_grid_point *p)
+{
+    bool asks_all = e->history_count == 0;
+    for (unsigned i = 0; i < e->history_count; i++) {
+        asks_all = asks_all || strcmp(e->history[i], "all") == 0;
+    }
+    for (size_t i = 0; asks_all && p->n_history > 0 && i < all->n; i++) {
+        if (strcmp(all->item[i].source, p->user) == 0) {
+            return (size_t)p->n_history >= ew_split_sizes(all->item[i].items.n).n_history;
+        }
+    }
+    return false;
 }
 
 /* The grid is taken per task: users differ from task to task. */
@@ -264,6 +279,9 @@ static ew_status trials_json(const ew_experiment *e, const json_t *devices, cons
         }
         st = ew_experiment_grid(&one, ids, n_devices, users, n_users, &points, &n_points, reterr);
         for (size_t i = 0; i < n_points && st == EW_OK; i++) {
+            if (is_all(e, all, &points[i])) {
+                continue;
+            }
             json_t *j = trial_json(e, &points[i], points[i].user);
             st = j != NULL && json_array_append_new(trials, j) == 0
                      ? EW_OK
@@ -439,12 +457,9 @@ static json_t *row_json(const json_t *t, const json_t *names)
                      mean_measures(result));
 }
 
-static ew_status read_rows(ew_opclient *c, const char *id, json_t **ret_rows, ew_error *reterr)
+static ew_status read_rows_of(ew_opclient *c, const char *id, const json_t *names, json_t *rows, ew_error *reterr)
 {
-    EW_AUTO_JSON names = NULL;
-    EW_AUTO_JSON rows = json_array();
     json_int_t offset = 0;
-    EW_TRY(model_names(c, &names, reterr));
     for (;;) {
         EW_AUTO_JSON out = NULL;
         EW_AUTO_JSON in = json_pack("{s:s,s:I}", "id", id, "offset", offset);
@@ -461,9 +476,24 @@ static ew_status read_rows(ew_opclient *c, const char *id, json_t **ret_rows, ew
         }
         json_t *next = json_object_get(out, "next");
         if (next == NULL) {
-            break;
+            return EW_OK;
         }
         offset = json_integer_value(next);
+    }
+}
+
+/* ids: one, or several with commas between them. */
+static ew_status read_rows(ew_opclient *c, const char *ids, json_t **ret_rows, ew_error *reterr)
+{
+    EW_AUTO_JSON names = NULL;
+    EW_AUTO_JSON rows = json_array();
+    EW_TRY(model_names(c, &names, reterr));
+    while (*ids != '\0') {
+        char id[65] = "";
+        const size_t n = strcspn(ids, ",");
+        (void)snprintf(id, sizeof(id), "%.*s", (int)EW_MIN(n, sizeof(id) - 1), ids);
+        EW_TRY(read_rows_of(c, id, names, rows, reterr));
+        ids += n + (ids[n] == ',');
     }
     *ret_rows = json_incref(rows);
     return EW_OK;
@@ -627,7 +657,9 @@ static ew_status report(const experiment_args *o, ew_error *reterr)
     EW_AUTO(ew_opclient) c = NULL;
     counts n = {0};
     EW_TRY(ew_cli_op_open(&o->op, &c, reterr));
-    EW_TRY(read_counts(c, o->id, &n, reterr));
+    char first[65];
+    (void)snprintf(first, sizeof(first), "%.*s", (int)EW_MIN(strcspn(o->id, ","), sizeof(first) - 1), o->id);
+    EW_TRY(read_counts(c, first, &n, reterr));
     return write_report(c, o->id, n.name, o->out, reterr);
 }
 
@@ -644,7 +676,7 @@ static ew_status export(const experiment_args *o, ew_error *reterr)
 typedef struct command {
     const char *name, *doc, *examples;
     ew_status (*run)(const experiment_args *o, ew_error *reterr);
-    bool file, id, id_optional, out, data;
+    bool file, id, id_optional, many, out, data;
 } command;
 
 static int run_command(const command *k, int argc, char **argv)
@@ -680,8 +712,13 @@ static int run_command(const command *k, int argc, char **argv)
             (ew_cli_pos){.name = "FILE", .type = EW_CLI_STRING, .out = &o.file, .help = "the experiment, YAML"};
     }
     if (k->id) {
-        pos[n_pos++] = (ew_cli_pos){
-            .name = "ID", .type = EW_CLI_STRING, .out = &o.id, .optional = k->id_optional, .help = "of the experiment"};
+        pos[n_pos++] =
+            (ew_cli_pos){.name = "ID",
+                         .type = EW_CLI_STRING,
+                         .out = &o.id,
+                         .optional = k->id_optional,
+                         .help = k->many ? "of the experiment; several with commas between them make one report"
+                                         : "of the experiment"};
     }
     const ew_cli_spec spec = {.command = k->name,
                               .doc = k->doc,
@@ -745,6 +782,7 @@ static int cmd_report(int argc, char **argv, void *ctx)
                               .doc = "Writes the report of what has finished so far.",
                               .run = report,
                               .id = true,
+                              .many = true,
                               .out = true};
     return run_command(&k, argc, argv);
 }

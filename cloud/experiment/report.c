@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/map.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "sys/term.h"
@@ -58,10 +59,10 @@ static int compare_text(const char *a, const char *b, int before)
     return before != 0 ? before : strcmp(a, b);
 }
 
-/* "none" first, then alphabetically, so that tables read from plain to combined. */
 int ew__method_rank(const char *method)
 {
-    static const char *const order[] = {"none", "lora", "rag", "lora+rag"};
+    static const char *const order[] = {"none", "lora",       "rag",  "lora+rag", "prompt",   "prefix",
+                                        "ia3",  "bottleneck", "full", "mezo",     "blockwise"};
     for (size_t i = 0; i < EW_COUNT(order); i++) {
         if (strcmp(order[i], method) == 0) {
             return (int)i;
@@ -99,8 +100,9 @@ static int compare_rows(const void *pa, const void *pb)
     return compare_text(a->trial, b->trial, c);
 }
 
-/* One value per user of rows [begin, end): the mean over the user's devices and seeds. Rows are sorted by user. */
-static size_t per_user(const ew_row *rows, size_t n, const char *measure, double *ret_values)
+/* One value per user of rows [begin, end), which are sorted by user: the mean over the user's devices and seeds of the measure, less
+ * base when there is one (the trial itself scored the untouched model on the same items). */
+static size_t per_user(const ew_row *rows, size_t n, const char *measure, const char *base, double *ret_values)
 {
     size_t n_users = 0;
     for (size_t i = 0; i < n;) {
@@ -109,6 +111,7 @@ static size_t per_user(const ew_row *rows, size_t n, const char *measure, double
         size_t j = i;
         for (; j < n && strcmp(rows[j].user, rows[i].user) == 0; j++) {
             double v = rows[j].done ? ew__row_measure(&rows[j], measure) : (double)NAN;
+            v -= base != NULL ? ew__row_measure(&rows[j], base) : 0;
             if (isfinite(v)) {
                 sum += v;
                 k++;
@@ -128,50 +131,91 @@ static ew_interval summarise(double *values, size_t n)
     return n > 0 ? ew_bootstrap_mean(values, n, 0, 0.95, BOOTSTRAP_SEED) : none;
 }
 
-/* Differences measure - base_measure within a trial: the trial itself scored the untouched model on the same items. */
-static size_t per_user_gain(const ew_row *rows, size_t n, const char *measure, const char *base, double *ret_values)
-{
-    size_t n_users = 0;
-    for (size_t i = 0; i < n;) {
-        double sum = 0;
-        size_t k = 0;
-        size_t j = i;
-        for (; j < n && strcmp(rows[j].user, rows[i].user) == 0; j++) {
-            double v =
-                rows[j].done ? ew__row_measure(&rows[j], measure) - ew__row_measure(&rows[j], base) : (double)NAN;
-            if (isfinite(v)) {
-                sum += v;
-                k++;
-            }
-        }
-        if (k > 0) {
-            ret_values[n_users++] = sum / (double)k;
-        }
-        i = j;
-    }
-    return n_users;
-}
-
 static void fill_cell(ew_cell *c, double *tmp)
 {
     static const char *const baselines[EW_N_BASELINES] = {"baseline.majority", "baseline.nearest", "baseline.first8"};
-    c->n_users = per_user(c->rows, c->n_rows, "test.score", tmp);
+    c->n_users = per_user(c->rows, c->n_rows, "test.score", NULL, tmp);
     c->score = summarise(tmp, c->n_users);
-    c->nll = summarise(tmp, per_user(c->rows, c->n_rows, "test.nll", tmp));
-    c->score_gain = summarise(tmp, per_user_gain(c->rows, c->n_rows, "test.score", "base.test.score", tmp));
-    c->nll_gain = summarise(tmp, per_user_gain(c->rows, c->n_rows, "test.nll", "base.test.nll", tmp));
+    c->nll = summarise(tmp, per_user(c->rows, c->n_rows, "test.nll", NULL, tmp));
+    c->score_gain = summarise(tmp, per_user(c->rows, c->n_rows, "test.score", "base.test.score", tmp));
+    c->nll_gain = summarise(tmp, per_user(c->rows, c->n_rows, "test.nll", "base.test.nll", tmp));
     for (size_t b = 0; b < EW_N_BASELINES; b++) {
-        c->baseline[b] = summarise(tmp, per_user(c->rows, c->n_rows, baselines[b], tmp)).mean;
+        c->baseline[b] = summarise(tmp, per_user(c->rows, c->n_rows, baselines[b], NULL, tmp)).mean;
     }
-    c->seconds = summarise(tmp, per_user(c->rows, c->n_rows, "seconds", tmp)).mean;
-    c->predicted_seconds = summarise(tmp, per_user(c->rows, c->n_rows, "seconds.predicted", tmp)).mean;
-    c->ram = summarise(tmp, per_user(c->rows, c->n_rows, "ram.peak_bytes", tmp)).mean;
-    c->predicted_ram = summarise(tmp, per_user(c->rows, c->n_rows, "ram.predicted_bytes", tmp)).mean;
-    c->tok_per_s = summarise(tmp, per_user(c->rows, c->n_rows, "tune.tok_per_s", tmp)).mean;
+    c->seconds = summarise(tmp, per_user(c->rows, c->n_rows, "seconds", NULL, tmp)).mean;
+    c->predicted_seconds = summarise(tmp, per_user(c->rows, c->n_rows, "seconds.predicted", NULL, tmp)).mean;
+    c->ram = summarise(tmp, per_user(c->rows, c->n_rows, "ram.peak_bytes", NULL, tmp)).mean;
+    c->predicted_ram = summarise(tmp, per_user(c->rows, c->n_rows, "ram.predicted_bytes", NULL, tmp)).mean;
+    c->tok_per_s = summarise(tmp, per_user(c->rows, c->n_rows, "tune.tok_per_s", NULL, tmp)).mean;
+}
+
+#define AMOUNTS_MAX 64
+
+/* The numbers of items that the trials ask for, "all" apart. */
+static size_t amounts_of(const ew_report *r, int64_t ret[static AMOUNTS_MAX])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_rows; i++) {
+        size_t k = 0;
+        while (k < n && ret[k] != r->rows[i].n_history) {
+            k++;
+        }
+        if (k == n && n < AMOUNTS_MAX && r->rows[i].n_history > 0) {
+            ret[n++] = r->rows[i].n_history;
+        }
+    }
+    return n;
+}
+
+static ew_status note_row(ew_map *seen, const ew_row *row, int64_t amount, bool *ret_new, ew_error *reterr)
+{
+    char key[512];
+    int n = snprintf(key, sizeof(key), "%s|%s|%s|%s|%s|%s|%" PRIu64 "|%" PRId64, row->task, row->model, row->variant,
+                     row->method, row->user, row->device, row->seed, amount);
+    static char there;
+    ew_status st = ew_map_add(seen, key, (size_t)EW_MIN(n, (int)sizeof(key) - 1), &there);
+    *ret_new = st == EW_OK;
+    return st == EW_ENOMEM ? ew_fail(reterr, st, "out of memory for a report of %zu trials", (size_t)1) : EW_OK;
+}
+
+/* A user with 20 items of history has no trial with 32 of them: the one with all of it stands there (report.h). */
+static ew_status stand_in(ew_report *r, ew_error *reterr)
+{
+    EW_AUTO(ew_map) seen = NULL;
+    int64_t amount[AMOUNTS_MAX];
+    const size_t n = r->n_rows, n_amounts = amounts_of(r, amount);
+    bool fresh;
+    ew_row *rows = ew_calloc(EW_MAX(n * (1 + n_amounts), (size_t)1), sizeof(*rows));
+    if (rows == NULL || ew_map_new(&seen) != EW_OK) {
+        ew_free(rows);
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for a report of %zu trials", n);
+    }
+    memcpy(rows, r->rows, n * sizeof(*rows));
+    ew_free(r->rows);
+    r->rows = rows;
+    for (size_t i = 0; i < n; i++) {
+        EW_TRY(note_row(seen, &rows[i], rows[i].n_history, &fresh, reterr));
+    }
+    for (size_t i = 0; i < n; i++) {
+        const double all = rows[i].done && rows[i].n_history < 0 ? ew__row_measure(&rows[i], "n.history") : (double)NAN;
+        for (size_t k = 0; isfinite(all) && k < n_amounts; k++) {
+            if ((double)amount[k] < all) {
+                continue;
+            }
+            EW_TRY(note_row(seen, &rows[i], amount[k], &fresh, reterr));
+            if (fresh) {
+                rows[r->n_rows] = rows[i];
+                rows[r->n_rows].n_history = amount[k];
+                rows[r->n_rows++].stands = true;
+            }
+        }
+    }
+    return EW_OK;
 }
 
 static ew_status group(ew_report *r, ew_error *reterr)
 {
+    EW_TRY(stand_in(r, reterr));
     qsort(r->rows, r->n_rows, sizeof(*r->rows), compare_rows);
     double *tmp = ew_calloc(EW_MAX(r->n_rows, (size_t)1), sizeof(*tmp));
     r->cells = ew_calloc(EW_MAX(r->n_rows, (size_t)1), sizeof(*r->cells));
@@ -470,6 +514,9 @@ ew_status ew_report_csv(const ew_report *r, ew_buf *out, ew_error *reterr)
     ew_table_column(t, "detail", EW_ALIGN_LEFT);
     for (size_t i = 0; i < r->n_rows; i++) {
         const ew_row *row = &r->rows[i];
+        if (row->stands) {
+            continue;
+        }
         const char *const texts[] = {row->trial, row->device,  row->task,  row->user,
                                      row->model, row->variant, row->method};
         ew_table_row(t);

@@ -5,6 +5,9 @@
  *    "n_history": 32 (0 = all), "seed": 1, "state": "done", "detail": "", "measures": {"test.score": 0.71, …}}
  * with the measures of run/run.h, one number each (repeats are averaged).
  *
+ * Where some trials of the grid name a number of items that is not below the user's whole history, the trial with all of it stands for them too
+ * (they are not run twice); the CSV has it once.
+ *
  * Means are over users (the seeds of a user are averaged first) with percentile-bootstrap 95 % intervals over resampled users;
  * differences against method `none` are paired by (device, user, seed). The bootstrap is seeded: the same trials give the same bytes.
  * Locking: one owning thread. */

@@ -250,6 +250,9 @@ static ew_status add_all_trials(const ew_report *r, ew_buf *out, ew_error *reter
         ew_table_column(t, titles[i], EW_ALIGN_LEFT);
     }
     for (size_t i = 0; i < r->n_rows; i++) {
+        if (r->rows[i].stands) {
+            continue;
+        }
         const ew_row *row = &r->rows[i];
         char history[24];
         ew_table_row(t);
@@ -273,7 +276,7 @@ static ew_status add_all_trials(const ew_report *r, ew_buf *out, ew_error *reter
         ew_table_cell(t, row->detail != NULL ? row->detail : "");
     }
     EW_TRY(ew_table_check(t, reterr));
-    ew_buf_addf(out, "<details><summary>All %zu trials</summary>\n", r->n_rows);
+    ew_buf_addf(out, "<details><summary>All %zu trials</summary>\n", json_array_size(r->trials));
     html_table(t, out);
     ew_buf_adds(out, "</details>\n");
     return EW_OK;

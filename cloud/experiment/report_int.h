@@ -20,6 +20,7 @@ typedef struct ew_row {
     int64_t n_history; /* items; 0 = the method uses none, -1 = all */
     uint64_t seed;
     bool done;
+    bool stands;        /* a copy of the trial with all of the history, which is no more than n_history items */
     json_t *measures;   /* borrowed from the report's trials */
     const char *detail; /* borrowed, or NULL */
 } ew_row;
@@ -46,7 +47,7 @@ struct ew_report {
 
 double ew__row_measure(const ew_row *row, const char *name);
 int ew__cell_compare(const ew_row *a, const ew_row *b);
-/* none 0, lora 1, rag 2, lora+rag 3, others after them. */
+/* In the order of ew_method's names as tables show them: none 0, lora 1, rag 2, lora+rag 3, ... */
 int ew__method_rank(const char *method);
 const char *ew__history_text(int64_t n_history, char dst[static 24]);
 ew_status ew__report_scores(const ew_report *r, ew_table **ret_table, ew_error *reterr) EW_MUST_CHECK;

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "domain/method.h"
 #include "sys/yaml.h"
 
 #define WORD_MAX 128
@@ -30,6 +31,25 @@ static const cyaml_schema_field_t settings_fields[] = {
     CYAML_FIELD_FLOAT("lr", CYAML_FLAG_OPTIONAL, ew_experiment_settings, lr),
     CYAML_FIELD_UINT("epochs", CYAML_FLAG_OPTIONAL, ew_experiment_settings, epochs),
     CYAML_FIELD_UINT("rag_k", CYAML_FLAG_OPTIONAL, ew_experiment_settings, rag_k),
+    CYAML_FIELD_FLOAT("rag_recency", CYAML_FLAG_OPTIONAL, ew_experiment_settings, rag_recency),
+    CYAML_FIELD_FLOAT("dropout", CYAML_FLAG_OPTIONAL, ew_experiment_settings, dropout),
+    CYAML_FIELD_FLOAT("weight_decay", CYAML_FLAG_OPTIONAL, ew_experiment_settings, weight_decay),
+    CYAML_FIELD_STRING_PTR("targets", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment_settings, targets, 1,
+                           WORD_MAX),
+    CYAML_FIELD_BOOL("rslora", CYAML_FLAG_OPTIONAL, ew_experiment_settings, rslora),
+    CYAML_FIELD_BOOL("dora", CYAML_FLAG_OPTIONAL, ew_experiment_settings, dora),
+    CYAML_FIELD_BOOL("mezo_prefix", CYAML_FLAG_OPTIONAL, ew_experiment_settings, mezo_prefix),
+    CYAML_FIELD_UINT("virtual", CYAML_FLAG_OPTIONAL, ew_experiment_settings, n_virtual),
+    CYAML_FIELD_UINT("width", CYAML_FLAG_OPTIONAL, ew_experiment_settings, width),
+    CYAML_FIELD_UINT("exits", CYAML_FLAG_OPTIONAL, ew_experiment_settings, exits),
+    CYAML_FIELD_UINT("max_steps", CYAML_FLAG_OPTIONAL, ew_experiment_settings, max_steps),
+    CYAML_FIELD_UINT("batch_tokens", CYAML_FLAG_OPTIONAL, ew_experiment_settings, batch_tokens),
+    CYAML_FIELD_UINT("patience", CYAML_FLAG_OPTIONAL, ew_experiment_settings, patience),
+    CYAML_FIELD_UINT("optimizer_bits", CYAML_FLAG_OPTIONAL, ew_experiment_settings, optimizer_bits),
+    CYAML_FIELD_UINT("rung", CYAML_FLAG_OPTIONAL, ew_experiment_settings, rung),
+    CYAML_FIELD_UINT("max_val_items", CYAML_FLAG_OPTIONAL, ew_experiment_settings, max_val_items),
+    CYAML_FIELD_UINT("max_test_items", CYAML_FLAG_OPTIONAL, ew_experiment_settings, max_test_items),
+    CYAML_FIELD_UINT("threads", CYAML_FLAG_OPTIONAL, ew_experiment_settings, threads),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_field_t budget_fields[] = {
@@ -59,9 +79,6 @@ static const cyaml_schema_field_t experiment_fields[] = {
 static const cyaml_schema_value_t experiment_schema = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, ew_experiment, experiment_fields),
 };
-
-/* What the grid's words may be; the trial itself is checked again by the device that runs it. */
-static const char *const known_methods[] = {"none", "lora", "rag", "lora+rag"};
 
 bool ew_history_parse(const char *text, int64_t *ret_items)
 {
@@ -108,6 +125,74 @@ static ew_status check_no_twice(char *const *list, unsigned n, const char *path,
     return EW_OK;
 }
 
+static ew_status parse_targets(const char *list, uint32_t *ret, const char *path, ew_error *reterr)
+{
+    static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"}; /* in the order of the mask's bits */
+    *ret = 0;
+    while (list != NULL && *list != '\0') {
+        const size_t n = strcspn(list, ",");
+        uint32_t bit = 0;
+        for (size_t i = 0; i < EW_COUNT(names); i++) {
+            bit = strlen(names[i]) == n && memcmp(names[i], list, n) == 0 ? 1u << i : bit;
+        }
+        if (bit == 0) {
+            return ew_fail(reterr, EW_EINVAL, "%s: unknown target '%.*s'; known: q, k, v, o, gate, up, down", path,
+                           (int)n, list);
+        }
+        *ret |= bit;
+        list += n + (list[n] == ',');
+    }
+    return EW_OK;
+}
+
+ew_status ew_experiment_settings_of(const ew_experiment *e, ew_settings *ret_settings, const char *path,
+                                    ew_error *reterr)
+{
+    const ew_experiment_settings *s = &e->settings;
+    ew_settings out = {0};
+    uint32_t targets = 0;
+    EW_TRY(parse_targets(s->targets, &targets, path, reterr));
+    const struct {
+        const char *name;
+        double value;
+    } values[] = {
+        {"rank", s->rank},
+        {"alpha", s->alpha},
+        {"learning-rate", s->lr},
+        {"epochs", s->epochs},
+        {"rag-k", s->rag_k},
+        {"rag-recency", s->rag_recency},
+        {"dropout", s->dropout},
+        {"weight-decay", s->weight_decay},
+        {"targets", targets},
+        {"rslora", s->rslora},
+        {"dora", s->dora},
+        {"mezo-prefix", s->mezo_prefix},
+        {"virtual", s->n_virtual},
+        {"width", s->width},
+        {"exits", s->exits},
+        {"max-steps", s->max_steps},
+        {"batch-tokens", s->batch_tokens},
+        {"patience", s->patience},
+        {"optimizer-bits", s->optimizer_bits},
+        {"rung", s->rung},
+        {"max-val-items", s->max_val_items},
+        {"max-test-items", s->max_test_items},
+        {"threads", s->threads},
+    };
+    for (size_t i = 0; i < EW_COUNT(values); i++) {
+        ew_error err = EW_ERROR_INIT;
+        ew_status st = ew_settings_set(&out, values[i].name, values[i].value, &err);
+        if (st != EW_OK) {
+            return ew_fail(reterr, st, "%s: settings: %s", path, err.msg);
+        }
+    }
+    if (ret_settings != NULL) {
+        *ret_settings = out;
+    }
+    return EW_OK;
+}
+
 static ew_status check(const ew_experiment *e, const char *path, ew_error *reterr)
 {
     int64_t items;
@@ -118,13 +203,11 @@ static ew_status check(const ew_experiment *e, const char *path, ew_error *reter
     }
     EW_TRY(check_data(&e->data, path, reterr));
     for (unsigned i = 0; i < e->methods_count; i++) {
-        bool known = false;
-        for (size_t k = 0; k < EW_COUNT(known_methods); k++) {
-            known = known || strcmp(e->methods[i], known_methods[k]) == 0;
-        }
-        if (!known) {
-            return ew_fail(reterr, EW_EINVAL, "%s: unknown method '%s'; known: none, lora, rag, lora+rag", path,
-                           e->methods[i]);
+        if (ew_method_from_name(e->methods[i]) == EW_METHOD_UNSPECIFIED) {
+            return ew_fail(reterr, EW_EINVAL,
+                           "%s: unknown method '%s'; known: none, lora, rag, lora+rag, prompt, prefix, ia3, "
+                           "bottleneck, full, mezo, blockwise",
+                           path, e->methods[i]);
         }
     }
     for (unsigned i = 0; i < e->history_count; i++) {
@@ -133,6 +216,7 @@ static ew_status check(const ew_experiment *e, const char *path, ew_error *reter
                            e->history[i]);
         }
     }
+    EW_TRY(ew_experiment_settings_of(e, NULL, path, reterr));
     if (e->budget.ram != NULL && !ew_str_to_bytes(e->budget.ram, &bytes)) {
         return ew_fail(reterr, EW_EINVAL, "%s: budget.ram '%s' is not a size such as 200M or 1.5G", path,
                        e->budget.ram);

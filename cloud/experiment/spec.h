@@ -5,11 +5,11 @@
  *   tasks: [debian-section, debian-synopsis]
  *   models: [deb-tiny]
  *   variants: [q8_0, q4_0]
- *   methods: [none, lora, rag, lora+rag]
+ *   methods: [none, lora, rag, lora+rag] # and prompt, prefix, ia3, bottleneck, full, mezo, blockwise
  *   history: [8, 32, all]                # items of history that a method may use
  *   devices: [all]                       # or device ids
  *   seeds: [1]
- *   settings: {rank: 8, alpha: 16, lr: 0.002, epochs: 3, rag_k: 2}
+ *   settings: {rank: 8, alpha: 16, lr: 0.002, epochs: 3, rag_k: 2}   # what is left out is each method's own default
  *   budget: {seconds: 60, ram: 200M}
  *   force: false                         # true: run although a device predicts that it does not fit
  *
@@ -19,6 +19,7 @@
 #define EW_EXPERIMENT_SPEC_H
 
 #include "base/status.h"
+#include "domain/trial.h"
 
 #define EW_EXPERIMENT_TRIALS_MAX 100000u
 #define EW_HISTORY_ALL (-1)
@@ -37,6 +38,13 @@ typedef struct ew_experiment_settings {
     double lr;
     uint32_t epochs;
     uint32_t rag_k;
+    double rag_recency, dropout, weight_decay;
+    char *targets; /* "q,v": the linear layers LoRA and IA3 change */
+    bool rslora, dora, mezo_prefix;
+    uint32_t n_virtual, width, exits;
+    uint32_t max_steps, batch_tokens, patience;
+    uint32_t optimizer_bits, rung;
+    uint32_t max_val_items, max_test_items, threads;
 } ew_experiment_settings;
 
 typedef struct ew_experiment_budget {
@@ -69,6 +77,10 @@ typedef struct ew_experiment {
 /* Reads and checks; every message names the file, most the line. EW_EINVAL, EW_ENOENT. */
 ew_status ew_experiment_load(const char *path, ew_experiment **ret_experiment, ew_error *reterr) EW_MUST_CHECK;
 void ew_experiment_free(ew_experiment **e);
+
+/* The settings as trials have them. ret_settings may be NULL: a check. path: for the message. EW_EINVAL: out of range, unknown target. */
+ew_status ew_experiment_settings_of(const ew_experiment *e, ew_settings *ret_settings, const char *path,
+                                    ew_error *reterr) EW_MUST_CHECK;
 
 /* "8" → 8, "all" → EW_HISTORY_ALL. False when it is neither. */
 bool ew_history_parse(const char *text, int64_t *ret_items) EW_MUST_CHECK;

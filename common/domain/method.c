@@ -13,6 +13,8 @@ static const char *const names[EW_METHOD_COUNT] = {
     [EW_METHOD_MEZO] = "mezo",
     [EW_METHOD_RAG] = "rag",
     [EW_METHOD_LORA_RAG] = "lora+rag",
+    [EW_METHOD_BOTTLENECK] = "bottleneck",
+    [EW_METHOD_BLOCKWISE] = "blockwise",
 };
 
 const char *ew_method_name(ew_method m)

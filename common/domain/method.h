@@ -16,10 +16,12 @@ typedef enum ew_method {
     EW_METHOD_MEZO = 7,
     EW_METHOD_RAG = 8,
     EW_METHOD_LORA_RAG = 9,
+    EW_METHOD_BOTTLENECK = 10, /* adapters in each layer (Houlsby 2019) */
+    EW_METHOD_BLOCKWISE = 11,  /* LoRA block by block with early exits, which vote (Edge-LLM) */
     EW_METHOD_COUNT
 } ew_method;
 
-/* "none", "lora", …, "lora+rag"; "unspecified" for anything else. */
+/* "none", "lora", …, "lora+rag", "bottleneck", "blockwise"; "unspecified" for anything else. */
 const char *ew_method_name(ew_method m);
 /* EW_METHOD_UNSPECIFIED when the name is not known. */
 ew_method ew_method_from_name(const char *name);

@@ -136,6 +136,14 @@ const ew_setting_desc ew_setting_table[] = {
     U("max-val-items", max_val_items, 0, 100000, "validation items at most"),
     U("max-test-items", max_test_items, 0, 100000, "test items at most"),
     U("threads", n_threads, 0, 256, "compute threads"),
+    U("rslora", rslora, 0, 1, "1: LoRA's scale is alpha / sqrt(rank)"),
+    U("dora", dora, 0, 1, "1: LoRA with magnitudes of its own"),
+    U("virtual", n_virtual, 0, 1024, "virtual positions of prompt and prefix"),
+    U("width", width, 0, 4096, "hidden units of a bottleneck"),
+    U("optimizer-bits", optimizer_bits, 0, 32, "of the optimiser's moments: 8 or 32"),
+    U("rung", rung, 0, 5, "step of the memory ladder; 0 = chosen"),
+    U("exits", exits, 0, 8, "blocks of blockwise tuning"),
+    U("mezo-prefix", mezo_prefix, 0, 1, "1: MeZO of a prefix instead of LoRA"),
 };
 const size_t ew_setting_count = EW_COUNT(ew_setting_table);
 #undef D

@@ -32,7 +32,15 @@ typedef struct ew_settings {
     double rag_recency;     /* weight of recency beside BM25, 0..1 */
     uint32_t max_val_items; /* 0 = all */
     uint32_t max_test_items;
-    uint32_t n_threads; /* 0 = all the device allows */
+    uint32_t n_threads;      /* 0 = all the device allows */
+    uint32_t rslora;         /* 1: LoRA's scale is alpha / sqrt(rank) */
+    uint32_t dora;           /* 1: LoRA with magnitudes (DoRA) */
+    uint32_t n_virtual;      /* prompt, prefix: virtual positions */
+    uint32_t width;          /* bottleneck: hidden units */
+    uint32_t optimizer_bits; /* of the moments: 8 or 32 */
+    uint32_t rung;           /* of the memory ladder, as train/tune.h numbers it; 0 = chosen for the memory there is */
+    uint32_t exits;          /* blockwise: blocks, each with its exit */
+    uint32_t mezo_prefix;    /* mezo: 1 = of a prefix instead of LoRA */
 } ew_settings;
 
 typedef struct ew_budget {

@@ -288,6 +288,17 @@ static void split_hash(split_key *k)
     ew_sha256_stream_free(&h);
 }
 
+ew_user_split ew_split_sizes(size_t n)
+{
+    if (n < 5) {
+        return (ew_user_split){n, 0, 0};
+    }
+    size_t history = (n * 6 + 5) / 10;
+    size_t val = (n * 2 + 5) / 10;
+    val = EW_MAX(val, (size_t)1);
+    return (ew_user_split){history, val, n - history - val};
+}
+
 ew_user_split ew_split_user(ew_item *items, size_t n, ew_split_by by)
 {
     if (n != 0) {
@@ -303,11 +314,5 @@ ew_user_split ew_split_user(ew_item *items, size_t n, ew_split_by by)
         }
         ew_free(k);
     }
-    if (n < 5) {
-        return (ew_user_split){n, 0, 0};
-    }
-    size_t history = (n * 6 + 5) / 10;
-    size_t val = (n * 2 + 5) / 10;
-    val = EW_MAX(val, (size_t)1);
-    return (ew_user_split){history, val, n - history - val};
+    return ew_split_sizes(n);
 }

@@ -83,6 +83,8 @@ typedef struct ew_user_split {
     size_t n_history, n_val, n_test; /* in this order in the sorted array */
 } ew_user_split;
 
+/* The split of n items. */
+ew_user_split ew_split_sizes(size_t n);
 /* Sorts the items of one user and sets their order to their new position; 60 % (rounded) history, 20 % val, the rest test. Below 5 items: all
  * history. */
 ew_user_split ew_split_user(ew_item *items, size_t n, ew_split_by by);

@@ -278,7 +278,7 @@ static const ew__field spec_f[] = {
     BYTES(TrialSpec, trial_id, ew_trial_spec, id), BYTES_OR_ZERO(TrialSpec, experiment_id, ew_trial_spec, experiment_id),
     STR(TrialSpec, task, ew_trial_spec, task), STR(TrialSpec, source, ew_trial_spec, source),
     BYTES(TrialSpec, model_sha256, ew_trial_spec, model_sha256), STR(TrialSpec, variant, ew_trial_spec, variant),
-    ENUM(TrialSpec, method, ew_trial_spec, method, EW_METHOD_LORA_RAG), U32(TrialSpec, n_history, ew_trial_spec, n_history),
+    ENUM(TrialSpec, method, ew_trial_spec, method, EW_METHOD_COUNT - 1), U32(TrialSpec, n_history, ew_trial_spec, n_history),
     U64(TrialSpec, seed, ew_trial_spec, seed), SETTINGS(TrialSpec, settings, ew_trial_spec, settings),
     MSG(TrialSpec, budget, ew_trial_spec, budget, budget), BOOL(TrialSpec, force, ew_trial_spec, force),
     U32(TrialSpec, repeats, ew_trial_spec, repeats), U32(TrialSpec, warmup, ew_trial_spec, warmup)};
@@ -376,7 +376,7 @@ TABLE(placement, Placement, placement, ew_placement, placement_f, NULL);
 
 static const ew__field choice_f[] = {
     BYTES_OR_ZERO(Choice, model_sha256, ew_choice, model_sha256), STR(Choice, variant, ew_choice, variant),
-    ENUM(Choice, method, ew_choice, method, EW_METHOD_LORA_RAG), SETTINGS(Choice, settings, ew_choice, settings),
+    ENUM(Choice, method, ew_choice, method, EW_METHOD_COUNT - 1), SETTINGS(Choice, settings, ew_choice, settings),
     REP_MSG(Choice, estimates, ew_choice, estimates, n_estimates, estimate), REP_MSG(Choice, reasons, ew_choice, reasons, n_reasons, reason),
     REP_MSG(Choice, placements, ew_choice, placements, n_placements, placement), STR(Choice, model_name, ew_choice, model_name),
     BOOL(Choice, feasible, ew_choice, feasible)};

@@ -46,6 +46,60 @@ static void a_whole_file_is_read(void **state)
     ew_experiment_free(&e);
 }
 
+static void settings_become_those_of_trials(void **state)
+{
+    ew_error err = EW_ERROR_INIT;
+    ew_experiment *e = NULL;
+    ew_settings s;
+    (void)state;
+    const char *path = ew_test_text("more.yaml", HEAD LISTS
+                                    "methods: [lora, prompt, prefix, ia3, bottleneck, full, mezo, blockwise]\n"
+                                    "settings: {dropout: 0.1, targets: \"q,v,down\", dora: true, virtual: 8, width: 4, "
+                                    "exits: 3, optimizer_bits: 8, max_test_items: 20}\n");
+    assert_ok(ew_experiment_load(path, &e, &err), &err);
+    assert_ok(ew_experiment_settings_of(e, &s, path, &err), &err);
+    assert_true(s.targets == (1u | 4u | 64u) && s.dora == 1 && s.rslora == 0 && s.n_virtual == 8 && s.width == 4 &&
+                s.exits == 3 && s.optimizer_bits == 8 && s.max_test_items == 20 && fabs(s.dropout - 0.1) < 1e-12 &&
+                s.rank == 0);
+    ew_experiment_free(&e);
+}
+
+static void all_of_a_short_history_stands_for_more(void **state)
+{
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_report) r = NULL;
+    EW_AUTO_BUF md = {0};
+    EW_AUTO_BUF csv = {0};
+    (void)state;
+    /* User a has 20 items of history, b has 50: only b has a trial with 32. */
+    static const struct {
+        const char *user;
+        int n_history;
+        double score, used;
+    } t[] = {{"a", 8, 0.1, 8}, {"a", 0, 0.2, 20}, {"b", 8, 0.3, 8}, {"b", 32, 0.6, 32}, {"b", 0, 0.7, 50}};
+    EW_AUTO_JSON all = json_array();
+    for (size_t i = 0; i < EW_COUNT(t); i++) {
+        char id[16];
+        (void)snprintf(id, sizeof(id), "t%zu", i);
+        (void)json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:s,s:{s:f,s:f}}", "trial",
+                                                   id, "experiment", "e", "device", "d", "task", "custom", "user",
+                                                   t[i].user, "model", "m", "variant", "f16", "method", "lora",
+                                                   "n_history", t[i].n_history, "seed", 1, "state", "done", "measures",
+                                                   "test.score", t[i].score, "n.history", t[i].used));
+    }
+    assert_ok(ew_report_new("n", NULL, all, &r, &err), &err);
+    assert_int_equal(ew_report_n_done(r), 5);
+    assert_ok(ew_report_markdown(r, &md, &err), &err);
+    assert_non_null(strstr(ew_buf_str(&md), "0.400")); /* 32: (0.2 + 0.6) / 2 */
+    assert_non_null(strstr(ew_buf_str(&md), "0.450")); /* all */
+    assert_ok(ew_report_csv(r, &csv, &err), &err);
+    size_t lines = 0;
+    for (const char *p = ew_buf_str(&csv); *p != '\0'; p++) {
+        lines += *p == '\n';
+    }
+    assert_int_equal(lines, 1 + EW_COUNT(t));
+}
+
 static void every_mistake_is_named(void **state)
 {
     static const struct {
@@ -58,6 +112,8 @@ static void every_mistake_is_named(void **state)
         {HEAD METHODS, "tasks"},
         {HEAD LISTS METHODS "histroy: [8]\n", "histroy"},
         {HEAD LISTS METHODS "settings: {rnak: 8}\n", "rnak"},
+        {HEAD LISTS METHODS "settings: {targets: \"q,x\"}\n", "unknown target 'x'"},
+        {HEAD LISTS METHODS "settings: {exits: 9}\n", "exits"},
         {HEAD LISTS METHODS "settings: {rank: -8}\n", "rank"},
         {HEAD LISTS METHODS "settings: {lr: fast}\n", "lr"},
         {HEAD LISTS METHODS "budget: {sec: 3}\n", "sec"},
@@ -435,6 +491,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_whole_file_is_read),
+        cmocka_unit_test(settings_become_those_of_trials),
+        cmocka_unit_test(all_of_a_short_history_stands_for_more),
         cmocka_unit_test(every_mistake_is_named),
         cmocka_unit_test(the_grid_has_every_combination_once_in_a_fixed_order),
         cmocka_unit_test(the_page_is_well_formed_and_needs_no_network),
