@@ -61,7 +61,7 @@ static int parse(int argc, char **argv, tune_args *a)
         {"gguf", 0, "FILE", EW_CLI_STRING, &a->gguf, .help = "adapter as GGUF"},
         {"init", 0, "PATH", EW_CLI_STRING, &a->init, .help = "adapter to start from"},
         {"checkpoint", 'c', "FILE", EW_CLI_STRING, &a->checkpoint, .help = "state to continue from (default: none)"},
-        {"rank", 'r', "N", EW_CLI_I64, &a->rank, .help = "LoRA rank (8)", .min = 1, .max = EW_LORA_RANK_MAX},
+        {"rank", 'r', "N", EW_CLI_I64, &a->rank, .help = "LoRA rank (8)", .min = 1, .max = EW_ADAPTER_RANK_MAX},
         {"alpha", 0, "X", EW_CLI_F64, &a->alpha, .help = "LoRA alpha (twice the rank)", .min = 1e-6, .max = 1e6},
         {"rslora", 0, NULL, EW_CLI_FLAG, &a->rslora, .help = "scale by the root of the rank"},
         {"targets", 0, "LIST", EW_CLI_STRING, &a->targets, .help = "q,k,v,o,gate,up,down (all)"},
@@ -115,7 +115,7 @@ static ew_status parse_targets(const char *list, uint32_t *ret, ew_error *reterr
         uint32_t found = 0;
         for (size_t i = 0; i < EW_COUNT(names); i++) {
             if (strlen(names[i]) == n && memcmp(names[i], list, n) == 0) {
-                found = EW_LORA_TARGET(i);
+                found = EW_ADAPTER_TARGET(i);
             }
         }
         if (found == 0) {
@@ -214,14 +214,14 @@ static void print_report(const ew_tune_report *r)
            ew_str_bytes(s[2], sizeof(s[2]), r->peak_ram_predicted_bytes));
 }
 
-static ew_status tune_opt_of(const tune_args *a, ew_model *m, const ew_lora *init, const tune_data *d,
+static ew_status tune_opt_of(const tune_args *a, ew_model *m, const ew_adapter *init, const tune_data *d,
                              const ew_cli_compute *c, ew_tune_opt *ret, ew_error *reterr)
 {
     uint32_t targets = 0;
     EW_TRY(parse_targets(a->targets, &targets, reterr));
     *ret = (ew_tune_opt){.model = m,
                          .exec = c->exec,
-                         .lora = {.rank = (uint32_t)a->rank,
+                         .adapter = {.rank = (uint32_t)a->rank,
                                   .alpha = (float)a->alpha,
                                   .targets = targets,
                                   .rslora = a->rslora,
@@ -251,8 +251,8 @@ static ew_status tune(const tune_args *a, tune_data *d, const ew_cli_compute *c,
                       ew_error *reterr)
 {
     EW_AUTO(ew_model) m = NULL;
-    EW_AUTO(ew_lora) init = NULL;
-    EW_AUTO(ew_lora) lora = NULL;
+    EW_AUTO(ew_adapter) init = NULL;
+    EW_AUTO(ew_adapter) lora = NULL;
     ew_tune_opt opt;
     EW_TRY(ew_model_open(a->model, NULL, &m, reterr));
     if (ew_model_tokenizer(m) == NULL) {
@@ -260,7 +260,7 @@ static ew_status tune(const tune_args *a, tune_data *d, const ew_cli_compute *c,
     }
     EW_TRY(load_data(a, m, d, reterr));
     if (a->init != NULL) {
-        EW_TRY(ew_lora_load(a->init, m, &init, reterr));
+        EW_TRY(ew_adapter_load(a->init, m, &init, reterr));
     }
     EW_TRY(tune_opt_of(a, m, init, d, c, &opt, reterr));
     if (a->dry_run) {
@@ -278,11 +278,11 @@ static ew_status tune(const tune_args *a, tune_data *d, const ew_cli_compute *c,
     ew_free(r);
     EW_TRY(st);
     if (a->out != NULL) {
-        EW_TRY(ew_lora_save_peft(lora, m, a->out, reterr));
+        EW_TRY(ew_adapter_save_peft(lora, m, a->out, reterr));
         printf("%s: PEFT adapter\n", a->out);
     }
     if (a->gguf != NULL) {
-        EW_TRY(ew_lora_save_gguf(lora, m, a->gguf, reterr));
+        EW_TRY(ew_adapter_save_gguf(lora, m, a->gguf, reterr));
         printf("%s: GGUF adapter\n", a->gguf);
     }
     return EW_OK;

@@ -125,7 +125,7 @@ static void fill_tune(const planner *p, const ew_candidate *c, ew_method method,
     }
     *ret = (ew_tune_opt){.model = c->model,
                          .exec = {.pool = p->pool},
-                         .lora = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets},
+                         .adapter = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets},
                          .train = examples,
                          .n_train = n,
                          .val = examples + n,

@@ -48,17 +48,9 @@ typedef struct ew_exit_hook {
     const float *norm_b; /* [C] or NULL */
 } ew_exit_hook;
 
-typedef struct ew_lora_pair { /* on its way out: ew_linear_hook */
-    const float *a;
-    const float *b;
-    uint32_t rank;
-    float scale;
-} ew_lora_pair;
-
 /* Borrowed by sessions: the arrays must outlive them (or ew_session_set_hooks replaces them); values may change between
  * evaluations, and count from the next reset on where they are in the cache. A zeroed struct hooks nothing. */
 typedef struct ew_hooks {
-    const ew_lora_pair *lora;     /* on its way out: linear */
     const ew_linear_hook *linear; /* [L][EW_LINEAR_COUNT], index i_layer * EW_LINEAR_COUNT + linear; NULL = none */
     const ew_bottleneck_hook *bottleneck; /* [L][2] attention, feed-forward; NULL = none */
     uint32_t n_virtual;                   /* virtual positions; then prompt, or prefix_k and prefix_v */

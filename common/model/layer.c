@@ -18,10 +18,10 @@ static void norm(const ew_session *s, const float *x, const float *w, const floa
 /* y += scale * (x A^T) B^T for the pair on this linear, if there is one. x:[T,C_in], y:[T,F_out]. */
 static void add_lora(ew_session *s, uint32_t layer, ew_linear l, const float *x, size_t T, float *y)
 {
-    if (s->hooks.lora == NULL) {
+    if (s->hooks.linear == NULL) {
         return;
     }
-    const ew_lora_pair *p = &s->hooks.lora[(size_t)layer * EW_LINEAR_COUNT + (size_t)l];
+    const ew_linear_hook *p = &s->hooks.linear[(size_t)layer * EW_LINEAR_COUNT + (size_t)l];
     if (p->rank == 0) {
         return;
     }
@@ -216,7 +216,7 @@ static bool is_plain(const ew_session *s, uint32_t i)
     const ew_model_config *c = &s->m->cfg;
     const ew_layer_weights *l = &s->m->layer[i];
     return c->norm == EW_NORM_RMS && c->act == EW_ACT_SILU && !c->ungated && !c->norm_after && !c->parallel &&
-           l->attn_post_norm == NULL && l->ffn_post_norm == NULL && s->hooks.lora == NULL;
+           l->attn_post_norm == NULL && l->ffn_post_norm == NULL && s->hooks.linear == NULL;
 }
 
 /* block() in that form, the same bits. Takes x without `sum` (NULL: nothing), which the layer before left to be added; leaves in s->w.o

@@ -44,7 +44,7 @@ void ew_linear_shape(const ew_model_config *cfg, ew_linear l, uint32_t *ret_rows
 
 /* ---- opening ---- */
 
-static ew_model *model_alloc(const char *path)
+ew_model *ew__model_alloc(const char *path)
 {
     ew_model *m = ew_calloc(1, sizeof(*m));
     if (m != NULL) {
@@ -133,7 +133,7 @@ static ew_status open_into(ew_model *m, const char *path, const ew_model_opt *op
 ew_status ew_model_open(const char *path, const ew_model_opt *opt, ew_model **ret_model, ew_error *reterr)
 {
     static const ew_model_opt none = {0};
-    EW_AUTO(ew_model) m = model_alloc(path);
+    EW_AUTO(ew_model) m = ew__model_alloc(path);
     if (m == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "not enough memory to open %s", path);
     }
@@ -193,7 +193,7 @@ ew_status ew_model_from_floats(const ew_model_config *cfg, const ew_vocab *vocab
     if (arch == NULL || more) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "a model of architecture '%s' cannot be made from arrays", cfg->arch);
     }
-    EW_AUTO(ew_model) m = model_alloc("");
+    EW_AUTO(ew_model) m = ew__model_alloc("");
     if (m == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "not enough memory for the model's tables");
     }
@@ -229,8 +229,11 @@ void ew_model_unref(ew_model **pm)
     if (m == NULL || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
-    ew_tokenizer_free(&m->tok);
-    ew_vocab_free(&m->vocab);
+    if (m->base == NULL) { /* else they are the base's */
+        ew_tokenizer_free(&m->tok);
+        ew_vocab_free(&m->vocab);
+    }
+    ew_model_unref(&m->base);
     ew_gguf_free(&m->gguf);
     ew_safetensors_free(&m->st);
     for (size_t i = 0; i < m->n_owned; i++) {

@@ -151,6 +151,7 @@ ew_status ew__model_keep(ew_model *m, void *p, ew_error *reterr);
 
 struct ew_model {
     atomic_uint refs;
+    ew_model *base; /* a reference: vocabulary, tokenizer and tables are its own; NULL = none */
     const ew_arch *arch;
     ew_model_config cfg;
     char *path;    /* "" when made from memory */
@@ -177,5 +178,8 @@ struct ew_model {
     bool sha_done;                            /* */
     char sha_hex[EW_SHA256_HEX_SIZE];         /* "" = failed or no file */
 };
+
+/* Empty, one reference; NULL = no memory. */
+ew_model *ew__model_alloc(const char *path);
 
 #endif

@@ -14,9 +14,9 @@
 uint32_t ew_hooks_max_rank(const ew_hooks *hooks, uint32_t n_layers)
 {
     uint32_t max = 0;
-    if (hooks != NULL && hooks->lora != NULL) {
+    if (hooks != NULL && hooks->linear != NULL) {
         for (size_t i = 0; i < (size_t)n_layers * EW_LINEAR_COUNT; i++) {
-            max = EW_MAX(max, hooks->lora[i].rank);
+            max = EW_MAX(max, hooks->linear[i].rank);
         }
     }
     return max;

@@ -227,7 +227,7 @@ ew_status ew_cost_ram(const ew_cost_ram_opt *opt, uint64_t *ret_bytes, ew_error 
         ew_tune_memory_plan plan;
         ew_tune_opt tune = {.model = (ew_model *)(uintptr_t)opt->model,
                             .exec = opt->exec,
-                            .lora = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets},
+                            .adapter = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets},
                             .seq_max = opt->n_ctx};
         EW_TRY(ew_tune_memory(opt->tune != NULL ? opt->tune : &tune, &plan, reterr));
         /* The adapter, a fifth of what training keeps of it, stays while the personalised model is scored. */

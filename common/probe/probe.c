@@ -14,7 +14,7 @@
 #include "model/save.h"
 #include "model/session.h"
 #include "model/weights.h"
-#include "peft/lora.h"
+#include "peft/adapter.h"
 #include "probe/cost.h"
 #include "sys/cpu.h"
 #include "sys/file.h"
@@ -265,7 +265,7 @@ static ew_status measure_train(const ew_probe_opt *opt, ew_model *m, const char 
     size_t n_runs = 0;
     uint64_t start = ew_mono_ns();
     while (n_runs == 0 || (n_runs < EW_COUNT(seconds) && ew_mono_ns() - start < 2 * (uint64_t)MEASURE_NS)) {
-        EW_AUTO(ew_lora) lora = NULL;
+        EW_AUTO(ew_adapter) lora = NULL;
         ew_tune_report *report = ew_calloc(1, sizeof(*report));
         if (report == NULL) {
             return ew_fail(reterr, EW_ENOMEM, "out of memory in the probe");

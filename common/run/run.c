@@ -69,7 +69,7 @@ static void trial_release(trial *t)
 
 void ew_run_product_release(ew_run_product *p)
 {
-    ew_lora_free(&p->lora);
+    ew_adapter_free(&p->lora);
     *p = (ew_run_product){0};
 }
 
@@ -195,7 +195,7 @@ static void fill_tune(trial *t)
     t->tune = (ew_tune_opt){
         .model = t->model,
         .exec = t->exec,
-        .lora = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets, .seed = t->spec->seed},
+        .adapter = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets, .seed = t->spec->seed},
         .train = t->examples,
         .n_train = t->n_history,
         .val = t->examples + t->n_history,
@@ -452,7 +452,7 @@ static ew_status add_baselines(trial *t, ew_error *reterr)
     return EW_OK;
 }
 
-static ew_status learn(trial *t, ew_lora **ret_lora, ew_error *reterr)
+static ew_status learn(trial *t, ew_adapter **ret_lora, ew_error *reterr)
 {
     char path[1024];
     ew_tune_report *report = ew_calloc(1, sizeof(*report));
@@ -512,7 +512,7 @@ static ew_status execute(trial *t, ew_run_product *product, ew_error *reterr)
 {
     pair base = {EW_SCORE_NONE, EW_SCORE_NONE, 0};
     pair method;
-    EW_AUTO(ew_lora) lora = NULL;
+    EW_AUTO(ew_adapter) lora = NULL;
     uint64_t begin = ew_mono_ns();
     EW_TRY(score_pair(t, t->plain, NULL, &base, reterr));
     method = base;
@@ -520,7 +520,7 @@ static ew_status execute(trial *t, ew_run_product *product, ew_error *reterr)
         EW_TRY(learn(t, &lora, reterr));
     }
     if (t->spec->method != EW_METHOD_NONE) {
-        EW_TRY(score_pair(t, t->method, lora != NULL ? ew_lora_hooks(lora) : NULL, &method, reterr));
+        EW_TRY(score_pair(t, t->method, lora != NULL ? ew_adapter_hooks(lora) : NULL, &method, reterr));
     }
     double seconds = (double)(ew_mono_ns() - begin) * 1e-9;
     EW_TRY(add_baselines(t, reterr));

@@ -27,7 +27,7 @@
 #include "domain/trial.h"
 #include "kern/kern.h"
 #include "model/model.h"
-#include "peft/lora.h"
+#include "peft/adapter.h"
 #include "task/item.h"
 
 /* Predictions without running: what step 2 computes. */
@@ -50,8 +50,8 @@ typedef struct ew_run_env {
 
 /* What a trial leaves behind besides its measures. Zeroed before; released by ew_run_product_release. */
 typedef struct ew_run_product {
-    ew_lora *lora; /* the trained adapter, NULL when the method trains none */
-    bool better;   /* the gate: on val items it beats the untouched model (answer NLL; score not lower) */
+    ew_adapter *lora; /* the trained adapter, NULL when the method trains none */
+    bool better;      /* the gate: on val items it beats the untouched model (answer NLL; score not lower) */
 } ew_run_product;
 void ew_run_product_release(ew_run_product *p);
 

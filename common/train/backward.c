@@ -80,7 +80,7 @@ void ew_train_work_start(ew_train_work *w)
 }
 
 /* y[T,F] = x W^T + scale (x A^T) B^T.  Overwrites y. */
-static void linear_forward(const ew_exec *e, const ew_mat *w, const ew_lora_pair *lora, const float *x, size_t T,
+static void linear_forward(const ew_exec *e, const ew_mat *w, const ew_linear_hook *lora, const float *x, size_t T,
                            float *y, ew_train_work *work)
 {
     ew_matmul_f32(e, w, x, T, y, false);
@@ -94,8 +94,8 @@ static void linear_forward(const ew_exec *e, const ew_mat *w, const ew_lora_pair
 }
 
 /* Gradients of y += scale (x A^T) B^T.  da, db += …; dx += scale (dy B) A (NULL = not wanted). */
-static void lora_backward(const ew_exec *e, const ew_mat *w, const ew_lora_pair *lora, const float *x, const float *dy,
-                          size_t T, float *da, float *db, float *dx, ew_train_work *work)
+static void lora_backward(const ew_exec *e, const ew_mat *w, const ew_linear_hook *lora, const float *x,
+                          const float *dy, size_t T, float *da, float *db, float *dx, ew_train_work *work)
 {
     const size_t r = lora->rank, c = w->cols, f = w->rows;
     float *u = work->lowrank[0];
@@ -112,7 +112,7 @@ static void lora_backward(const ew_exec *e, const ew_mat *w, const ew_lora_pair 
 }
 
 /* Gradients of linear_forward. dw, da, db += …; dx[T,C] (+)= dy W + …, not computed when dx is NULL. */
-static void linear_backward(const ew_exec *e, const ew_mat *w, const ew_lora_pair *lora, const float *x,
+static void linear_backward(const ew_exec *e, const ew_mat *w, const ew_linear_hook *lora, const float *x,
                             const float *dy, size_t T, const ew_train_layer_grads *g, ew_linear which, float *dx,
                             bool accumulate, ew_train_work *work)
 {
@@ -143,12 +143,12 @@ static ew_attention_train_args attention_args(const ew_model_config *cfg, const 
                                      .lse = acts->lse};
 }
 
-static const ew_lora_pair *pair(const ew_lora_pair *lora, ew_linear which)
+static const ew_linear_hook *pair(const ew_linear_hook *lora, ew_linear which)
 {
     return lora != NULL ? &lora[which] : NULL;
 }
 
-void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_lora_pair *lora,
+void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_linear_hook *lora,
                             const ew_train_batch *b, ew_train_acts *acts, ew_train_work *work, float *y)
 {
     const ew_model_config *cfg = ew_model_config_of(m);
@@ -179,7 +179,7 @@ void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_laye
     ew_vec_add(e, y, acts->x1, T * C);
 }
 
-static void ffn_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_lora_pair *lora, size_t T,
+static void ffn_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_linear_hook *lora, size_t T,
                          const ew_train_acts *acts, ew_train_work *work, const ew_train_layer_grads *grads)
 {
     const ew_model_config *cfg = ew_model_config_of(m);
@@ -195,7 +195,7 @@ static void ffn_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, 
     ew_rmsnorm_bwd(e, acts->x1, w->ffn_norm, acts->rstd2, work->dn, T, cfg->C, work->dx, grads->ffn_norm);
 }
 
-void ew_train_layer_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_lora_pair *lora,
+void ew_train_layer_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_linear_hook *lora,
                              const ew_train_batch *b, const ew_train_acts *acts, ew_train_work *work,
                              const ew_train_layer_grads *grads, bool need_dx)
 {

@@ -76,11 +76,11 @@ void ew_train_work_start(ew_train_work *w);
 
 /* Layer i_layer of m. acts->x holds the input; y[T,C] is overwritten (not acts->x itself); NULL when only the activations are
  * wanted (computed again for the backward). lora: [EW_LINEAR_COUNT] or NULL. */
-void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_lora_pair *lora,
+void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_linear_hook *lora,
                             const ew_train_batch *b, ew_train_acts *acts, ew_train_work *work, float *y);
 /* work->dx holds dL/dy and holds dL/dx afterwards. Accumulates into grads. need_dx false: the gradient of x is not needed (lowest
  * layer over a frozen embedding) and dx is left undefined. */
-void ew_train_layer_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_lora_pair *lora,
+void ew_train_layer_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_linear_hook *lora,
                              const ew_train_batch *b, const ew_train_acts *acts, ew_train_work *work,
                              const ew_train_layer_grads *grads, bool need_dx);
 

@@ -38,7 +38,7 @@ typedef struct run_state {
 typedef struct tuner {
     ew_tune_opt o; /* resolved */
     const ew_model_config *cfg;
-    ew_lora *lora;
+    ew_adapter *lora;
     size_t n;     /* parameters */
     size_t t_max; /* rows of a pass */
     size_t longest;
@@ -87,9 +87,9 @@ static ew_status resolve(const ew_tune_opt *opt, ew_tune_opt *o, ew_error *reter
     const ew_model_config *cfg = ew_model_config_of(o->model);
     EW_TRY(ew_train_supported(cfg, reterr));
     if (o->init != NULL) {
-        o->lora = *ew_lora_opt_of(o->init);
+        o->adapter = *ew_adapter_opt_of(o->init);
     }
-    EW_TRY(ew_lora_opt_resolve(&o->lora, &o->lora, reterr));
+    EW_TRY(ew_adapter_opt_resolve(&o->adapter, &o->adapter, reterr));
     o->exec.kern = o->exec.kern != NULL ? o->exec.kern : ew_kern_get(NULL);
     o->lr = or_default(o->lr, 1e-3F);
     o->clip = or_default(o->clip, 1.0F);
@@ -148,7 +148,7 @@ static bool take_all(tuner *t, ew_arena *a)
     for (size_t i = 0; i < EW_COUNT(state); i++) {
         *state[i] = ew_arena_take(a, t->n, sizeof(float));
     }
-    bool ok = ew_train_work_take(a, t->o.model, t->o.lora.rank, T, &t->work);
+    bool ok = ew_train_work_take(a, t->o.model, t->o.adapter.rank, T, &t->work);
     for (size_t i = 0; i < n_acts; i++) {
         ok = ew_train_acts_take(a, t->cfg, T, &t->acts[i]) && ok;
     }
@@ -290,7 +290,7 @@ static ew_status tuner_init(tuner *t, const ew_tune_opt *opt, ew_tune_memory_pla
     t->cfg = ew_model_config_of(t->o.model);
     EW_TRY(check_examples(t, t->o.train, t->o.n_train, "training", reterr));
     EW_TRY(check_examples(t, t->o.val, t->o.n_val, "validation", reterr));
-    t->n = ew_lora_count(t->cfg, &t->o.lora);
+    t->n = ew_adapter_count(t->o.model, &t->o.adapter);
     t->acts = ew_calloc(t->cfg->L, sizeof(*t->acts));
     t->xs = ew_calloc((size_t)t->cfg->L + 1, sizeof(*t->xs));
     if (t->acts == NULL || t->xs == NULL) {
@@ -305,7 +305,7 @@ static void tuner_release(tuner *t)
     ew_free(t->acts);
     ew_free(t->xs);
     ew_arena_release(&t->arena);
-    ew_lora_free(&t->lora);
+    ew_adapter_free(&t->lora);
     ew_free(t);
 }
 
@@ -368,9 +368,9 @@ static size_t answer_rows(const tuner *t, const ew_tune_example *x)
     return EW_MIN((size_t)x->n_answer, rows);
 }
 
-static const ew_lora_pair *lora_of(const tuner *t, uint32_t il)
+static const ew_linear_hook *lora_of(const tuner *t, uint32_t il)
 {
-    return ew_lora_hooks(t->lora)->lora + (size_t)il * EW_LINEAR_COUNT;
+    return ew_adapter_hooks(t->lora)->linear + (size_t)il * EW_LINEAR_COUNT;
 }
 
 static ew_train_acts *acts_of(tuner *t, uint32_t il)
@@ -422,7 +422,7 @@ static void backward(tuner *t)
         ew_train_layer_grads g = {0};
         for (int i = 0; i < EW_LINEAR_COUNT; i++) {
             size_t at_a, at_b;
-            if (ew_lora_slot(t->lora, il, (ew_linear)i, &at_a, &at_b)) {
+            if (ew_adapter_slot(t->lora, il, (ew_linear)i, &at_a, &at_b)) {
                 g.lora_a[i] = t->grad + at_a;
                 g.lora_b[i] = t->grad + at_b;
             }
@@ -506,7 +506,7 @@ static void one_step(tuner *t)
                                  .weight_decay = t->o.weight_decay,
                                  .grad_scale = cut ? (float)((double)t->o.clip / norm) : 1.0F};
         size_t n;
-        float *p = ew_lora_params(t->lora, &n);
+        float *p = ew_adapter_params(t->lora, &n);
         ew_adamw(&t->o.exec, &ao, p, t->grad, t->m, t->v, n, st->step + 1 - st->skipped);
     }
     st->step++;
@@ -535,7 +535,7 @@ static void evaluate(tuner *t)
     const double began = now_s();
     const double val = t->o.n_val > 0 ? validate(t) : (double)NAN;
     size_t n;
-    const float *p = ew_lora_params(t->lora, &n);
+    const float *p = ew_adapter_params(t->lora, &n);
     if (st->step == 0) {
         st->val_before = val;
     }
@@ -579,15 +579,15 @@ static void make_fingerprint(tuner *t)
     char text[512];
     const int n = snprintf(
         text, sizeof(text), "%s %u %.9g %u %d %llu %.9g %.9g %.9g %.9g %.9g %.9g %.9g %.9g %u %u %u %zu %u %u %u %llu",
-        ew_lora_base_sha256(t->lora), o->lora.rank, (double)o->lora.alpha, o->lora.targets, o->lora.rslora,
-        (unsigned long long)o->lora.seed, (double)o->lr, (double)o->weight_decay, (double)o->clip, (double)o->warmup,
-        (double)o->min_lr, (double)o->beta1, (double)o->beta2, (double)o->eps, o->epochs, o->max_steps, o->batch,
-        t->t_max, o->seq_max, o->eval_every, o->patience, (unsigned long long)o->seed);
+        ew_adapter_base_sha256(t->lora), o->adapter.rank, (double)o->adapter.alpha, o->adapter.targets,
+        o->adapter.rslora, (unsigned long long)o->adapter.seed, (double)o->lr, (double)o->weight_decay, (double)o->clip,
+        (double)o->warmup, (double)o->min_lr, (double)o->beta1, (double)o->beta2, (double)o->eps, o->epochs,
+        o->max_steps, o->batch, t->t_max, o->seq_max, o->eval_every, o->patience, (unsigned long long)o->seed);
     ew_sha256_stream_add(sha, text, (size_t)n);
     hash_examples(sha, o->train, o->n_train);
     hash_examples(sha, o->val, o->n_val);
     size_t np;
-    const float *p = ew_lora_params(t->lora, &np); /* still the start */
+    const float *p = ew_adapter_params(t->lora, &np); /* still the start */
     ew_sha256_stream_add(sha, p, np * sizeof(float));
     ew_sha256_stream_end(sha, t->fingerprint);
 }
@@ -596,7 +596,7 @@ static void make_fingerprint(tuner *t)
 static void blocks_of(tuner *t, ew_checkpoint_block b[static N_BLOCKS])
 {
     size_t n;
-    float *p = ew_lora_params(t->lora, &n);
+    float *p = ew_adapter_params(t->lora, &n);
     b[0] = (ew_checkpoint_block){"state", &t->st, sizeof(t->st)};
     b[1] = (ew_checkpoint_block){"params", p, n * sizeof(float)};
     b[2] = (ew_checkpoint_block){"m", t->m, n * sizeof(float)};
@@ -656,13 +656,14 @@ static ew_status prepare(tuner *t, ew_error *reterr)
     t->o.eval_every = o->eval_every != 0 ? o->eval_every : t->steps_per_epoch;
     const size_t t_max = t->t_max;
     if (o->init != NULL) {
-        EW_TRY(ew_lora_dup(o->init, &t->lora, reterr));
+        EW_TRY(ew_adapter_dup(o->init, &t->lora, reterr));
         const char *sha = ew_model_sha256_hex(o->model);
-        if (sha != NULL && ew_lora_base_sha256(t->lora)[0] != '\0' && strcmp(sha, ew_lora_base_sha256(t->lora)) != 0) {
+        if (sha != NULL && ew_adapter_base_sha256(t->lora)[0] != '\0' &&
+            strcmp(sha, ew_adapter_base_sha256(t->lora)) != 0) {
             return ew_fail(reterr, EW_ECONFLICT, "the adapter to start from was made for another base model");
         }
     } else {
-        EW_TRY(ew_lora_new(o->model, &o->lora, &t->lora, reterr));
+        EW_TRY(ew_adapter_new(o->model, &o->adapter, &t->lora, reterr));
     }
     ew_arena dry;
     ew_arena_init_dry(&dry);
@@ -771,7 +772,7 @@ static void fill_report(const tuner *t, const ew_tune_memory_plan *plan, bool re
     r->resumed = resumed;
 }
 
-ew_status ew_tune(const ew_tune_opt *opt, ew_lora **ret_lora, ew_tune_report *ret_report, ew_error *reterr)
+ew_status ew_tune(const ew_tune_opt *opt, ew_adapter **ret_lora, ew_tune_report *ret_report, ew_error *reterr)
 {
     tuner *t = ew_calloc(1, sizeof(*t));
     if (t == NULL) {
@@ -791,7 +792,7 @@ ew_status ew_tune(const ew_tune_opt *opt, ew_lora **ret_lora, ew_tune_report *re
     }
     if (st == EW_OK) {
         size_t n;
-        memcpy(ew_lora_params(t->lora, &n), t->best, t->n * sizeof(float));
+        memcpy(ew_adapter_params(t->lora, &n), t->best, t->n * sizeof(float));
         if (ret_report != NULL) {
             fill_report(t, &plan, resumed, ret_report);
         }

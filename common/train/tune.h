@@ -18,7 +18,7 @@
 #include "base/status.h"
 #include "kern/kern.h"
 #include "model/model.h"
-#include "peft/lora.h"
+#include "peft/adapter.h"
 
 /* One example: prompt ids (with BOS if the model wants it) followed by answer ids; the loss counts the answer alone. */
 typedef struct ew_tune_example {
@@ -30,8 +30,8 @@ typedef struct ew_tune_example {
 typedef struct ew_tune_opt {
     ew_model *model;
     ew_exec exec; /* zero = best kernels, serial */
-    ew_lora_opt lora;
-    const ew_lora *init; /* start from a copy of this adapter instead of a fresh one; NULL = fresh */
+    ew_adapter_opt adapter;
+    const ew_adapter *init; /* start from a copy of this adapter instead of a fresh one; NULL = fresh */
     const ew_tune_example *train;
     size_t n_train;
     const ew_tune_example *val; /* for the plateau stop and the choice of the best parameters; may be empty */
@@ -110,7 +110,7 @@ ew_status ew_tune_memory(const ew_tune_opt *opt, ew_tune_memory_plan *ret_plan, 
 /* *ret_lora holds the parameters that were best on the validation items (the last ones without any).
  * EW_ENOMEM: does not fit max_ram_bytes. EW_ECANCELLED: progress said stop; the checkpoint, if any, is on disk. EW_EINVAL,
  * EW_EUNSUPPORTED (architecture without backward), EW_ECONFLICT (checkpoint of another run). */
-ew_status ew_tune(const ew_tune_opt *opt, ew_lora **ret_lora, ew_tune_report *ret_report,
+ew_status ew_tune(const ew_tune_opt *opt, ew_adapter **ret_lora, ew_tune_report *ret_report,
                   ew_error *reterr) EW_MUST_CHECK;
 
 #endif

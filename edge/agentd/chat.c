@@ -9,7 +9,7 @@
 #include "base/str.h"
 #include "chat/chat.h"
 #include "model/generate.h"
-#include "peft/lora.h"
+#include "peft/adapter.h"
 #include "run/prompter.h"
 #include "split/split.h"
 #include "sys/pool.h"
@@ -30,7 +30,7 @@ typedef struct chat {
     bool adapted; /* what was chosen has an adapter */
     bool decided; /* something was chosen: for the task's format, in which it was tuned and measured */
     ew_model *model;
-    ew_lora *lora;
+    ew_adapter *lora;
     ew_items items;
     ew_task *task;
     ew_prompter *prompter;
@@ -50,7 +50,7 @@ static void chat_release(chat *c)
 {
     ew_split_session_free(&c->split);
     ew_session_free(&c->s);
-    ew_lora_free(&c->lora);
+    ew_adapter_free(&c->lora);
     ew_prompter_free(&c->prompter);
     ew_task_free(&c->task);
     ew_items_release(&c->items);
@@ -130,7 +130,7 @@ static ew_status load_adapter(chat *c, ew_error *reterr)
     }
     EW_TRY(st);
     EW_TRY(ew_file_replace(ew_home_runtime_path(&c->a->home, name, path), file.data, file.size, 0600, reterr));
-    st = ew_lora_load_gguf(path, c->model, &c->lora, reterr);
+    st = ew_adapter_load_gguf(path, c->model, &c->lora, reterr);
     ew_status removed = ew_file_remove(path, st == EW_OK ? reterr : NULL);
     return st == EW_OK ? removed : st;
 }
@@ -215,7 +215,7 @@ static ew_status make_session(chat *c, ew_error *reterr)
     uint32_t need = (uint32_t)c->prompt.n + max_tokens(c);
     ew_session_opt opt = {.n_ctx = EW_MIN(need, cfg->n_ctx_train),
                           .exec = c->exec,
-                          .hooks = c->lora != NULL ? ew_lora_hooks(c->lora) : NULL};
+                          .hooks = c->lora != NULL ? ew_adapter_hooks(c->lora) : NULL};
     if (c->prompt.n >= opt.n_ctx) {
         return ew_fail(reterr, EW_ELIMIT, "the prompt of %zu tokens does not fit the model's context of %u",
                        c->prompt.n, cfg->n_ctx_train);

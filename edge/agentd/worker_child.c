@@ -121,7 +121,7 @@ static ew_status save_adapter(const job *j, const ew_run_product *product, bool 
     }
     EW_AUTO(ew_model) m = NULL;
     EW_TRY(ew_model_open(j->model, NULL, &m, reterr));
-    EW_TRY(ew_lora_save_gguf(product->lora, m, j->adapter, reterr));
+    EW_TRY(ew_adapter_save_gguf(product->lora, m, j->adapter, reterr));
     *ret_saved = true;
     return EW_OK;
 }

@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "model/model.h"
 #include "model/save.h"
-#include "peft/lora.h"
+#include "peft/adapter.h"
 #include "test.h"
 #include "train/tune.h"
 
@@ -65,11 +65,11 @@ static void tune_like_golden(const ew_model *m, const char *kern, bool keep_acti
     ew_error err = EW_ERROR_INIT;
     static golden g;
     read_golden(&g);
-    EW_AUTO(ew_lora) start = NULL;
-    EW_AUTO(ew_lora) final = NULL;
-    EW_AUTO(ew_lora) got = NULL;
-    assert_ok(ew_lora_load_peft(DIR "start", m, &start, &err), &err);
-    assert_ok(ew_lora_load_peft(DIR "final", m, &final, &err), &err);
+    EW_AUTO(ew_adapter) start = NULL;
+    EW_AUTO(ew_adapter) final = NULL;
+    EW_AUTO(ew_adapter) got = NULL;
+    assert_ok(ew_adapter_load_peft(DIR "start", m, &start, &err), &err);
+    assert_ok(ew_adapter_load_peft(DIR "final", m, &final, &err), &err);
     losses l = {.n = 0};
     EW_AUTO(ew_model) ref = ew_model_ref(m);
     const ew_tune_opt opt = {.model = ref,
@@ -96,7 +96,7 @@ static void tune_like_golden(const ew_model *m, const char *kern, bool keep_acti
         }
     }
     size_t n, n2;
-    const float *a = ew_lora_params(got, &n), *b = ew_lora_params(final, &n2);
+    const float *a = ew_adapter_params(got, &n), *b = ew_adapter_params(final, &n2);
     assert_int_equal(n, n2);
     double most = 0;
     for (size_t i = 0; i < n; i++) {

@@ -81,12 +81,12 @@ static void an_adapter_reaches_every_linear_layer(void **state)
         run(m, NULL, plain);
         for (uint32_t il = 0; il < c->L; il++) {
             for (unsigned l = 0; l < EW_LINEAR_COUNT; l++) {
-                ew_lora_pair pairs[8 * EW_LINEAR_COUNT] = {0};
+                ew_linear_hook pairs[8 * EW_LINEAR_COUNT] = {0};
                 uint32_t rows, cols;
                 ew_linear_shape(c, (ew_linear)l, &rows, &cols);
                 assert_true(rows <= 512 && cols <= 512 && c->L <= 8);
-                pairs[il * EW_LINEAR_COUNT + l] = (ew_lora_pair){.a = ab, .b = ab + 3, .rank = 1, .scale = 1};
-                run(m, &(ew_hooks){.lora = pairs}, got);
+                pairs[il * EW_LINEAR_COUNT + l] = (ew_linear_hook){.a = ab, .b = ab + 3, .rank = 1, .scale = 1};
+                run(m, &(ew_hooks){.linear = pairs}, got);
                 if ((rows > 0) != (memcmp(plain, got, width) != 0)) {
                     fail_msg("%s: layer %u, linear %u", all[f], il, l);
                 }

@@ -278,7 +278,7 @@ static void a_lora_hook_equals_merged_weights(void **state)
     tiny merged;
     tiny_make(&t, &cfg, true, 19);
     tiny_make(&merged, &cfg, true, 19);
-    ew_lora_pair pairs[3 * EW_LINEAR_COUNT];
+    ew_linear_hook pairs[3 * EW_LINEAR_COUNT];
     float *ab = ew_calloc(100000, sizeof(float));
     size_t used = 0;
     ew_rng rng;
@@ -295,7 +295,7 @@ static void a_lora_hook_equals_merged_weights(void **state)
                 a[j] = (float)(0.2 * ew_rng_normal(&rng));
             }
             bool on = (i + l) % 4 != 3;
-            pairs[i * EW_LINEAR_COUNT + l] = (ew_lora_pair){.a = a, .b = b, .rank = on ? R : 0, .scale = 0.7F};
+            pairs[i * EW_LINEAR_COUNT + l] = (ew_linear_hook){.a = a, .b = b, .rank = on ? R : 0, .scale = 0.7F};
             float *w = merged.block + (merged.layer[i].linear[l] - merged.block);
             for (size_t r = 0; on && r < rows; r++) {
                 for (size_t c = 0; c < cols; c++) {
@@ -306,7 +306,7 @@ static void a_lora_hook_equals_merged_weights(void **state)
             }
         }
     }
-    ew_hooks hooks = {.lora = pairs};
+    ew_hooks hooks = {.linear = pairs};
     assert_int_equal(ew_hooks_max_rank(&hooks, cfg.L), R);
     int32_t ids[N];
     tiny_ids(cfg.V, 21, ids, N);

@@ -12,7 +12,7 @@
 #include "base/arena.h"
 #include "kern/ops.h"
 #include "model/model.h"
-#include "peft/lora.h"
+#include "peft/adapter.h"
 #include "train/backward.h"
 
 #include "tiny_model.h"
@@ -22,7 +22,7 @@ static const uint32_t bounds[] = {0, 9, 10, 23};
 
 typedef struct net {
     tiny_model tiny;
-    ew_lora *lora; /* NULL = none */
+    ew_adapter *lora; /* NULL = none */
     ew_exec exec;
     ew_arena arena;
     ew_train_acts acts[TINY_LAYERS_MAX];
@@ -43,7 +43,7 @@ static void take(net *t, ew_arena *a)
 {
     const ew_model_config *c = &t->tiny.cfg;
     assert_true(
-        ew_train_work_take(a, t->tiny.model, t->lora != NULL ? ew_lora_opt_of(t->lora)->rank : 0, T_ROWS, &t->work));
+        ew_train_work_take(a, t->tiny.model, t->lora != NULL ? ew_adapter_opt_of(t->lora)->rank : 0, T_ROWS, &t->work));
     for (uint32_t il = 0; il < c->L; il++) {
         assert_true(ew_train_acts_take(a, c, T_ROWS, &t->acts[il]));
     }
@@ -54,7 +54,7 @@ static void take(net *t, ew_arena *a)
     t->ce = ew_arena_take(a, ew_cross_entropy_scratch(ew_model_output(t->tiny.model), T_ROWS), 1);
 }
 
-static void net_open(net *t, ew_model_config cfg, const ew_lora_opt *lora, const char *kern)
+static void net_open(net *t, ew_model_config cfg, const ew_adapter_opt *lora, const char *kern)
 {
     ew_error err = EW_ERROR_INIT;
     memset(t, 0, sizeof(*t));
@@ -63,9 +63,9 @@ static void net_open(net *t, ew_model_config cfg, const ew_lora_opt *lora, const
     ew_rng rng;
     ew_rng_init(&rng, 11, 1);
     if (lora != NULL) {
-        assert_int_equal(ew_lora_new(t->tiny.model, lora, &t->lora, &err), EW_OK);
+        assert_int_equal(ew_adapter_new(t->tiny.model, lora, &t->lora, &err), EW_OK);
         size_t n;
-        float *p = ew_lora_params(t->lora, &n);
+        float *p = ew_adapter_params(t->lora, &n);
         for (size_t i = 0; i < n; i++) {
             p[i] = (float)(0.2 * ew_rng_normal(&rng)); /* B as well: no gradient hides behind a zero */
         }
@@ -89,7 +89,7 @@ static void net_open(net *t, ew_model_config cfg, const ew_lora_opt *lora, const
 
 static void net_close(net *t)
 {
-    ew_lora_free(&t->lora);
+    ew_adapter_free(&t->lora);
     tiny_close(&t->tiny);
     ew_arena_release(&t->arena);
     free(t->g_embd);
@@ -104,9 +104,9 @@ static void net_close(net *t)
     }
 }
 
-static const ew_lora_pair *pairs(const net *t, uint32_t il)
+static const ew_linear_hook *pairs(const net *t, uint32_t il)
 {
-    return t->lora != NULL ? ew_lora_hooks(t->lora)->lora + (size_t)il * EW_LINEAR_COUNT : NULL;
+    return t->lora != NULL ? ew_adapter_hooks(t->lora)->linear + (size_t)il * EW_LINEAR_COUNT : NULL;
 }
 
 static double loss_of(net *t, bool backward)
@@ -148,7 +148,7 @@ static void gradients(net *t)
             ew_linear_shape(c, (ew_linear)i, &rows, &cols);
             g.linear[i] = t->g_linear[il][i] = calloc((size_t)rows * cols, sizeof(float));
             size_t a, b;
-            if (t->lora != NULL && ew_lora_slot(t->lora, il, (ew_linear)i, &a, &b)) {
+            if (t->lora != NULL && ew_adapter_slot(t->lora, il, (ew_linear)i, &a, &b)) {
                 g.lora_a[i] = t->g_lora + a;
                 g.lora_b[i] = t->g_lora + b;
             }
@@ -209,9 +209,9 @@ static void check_all(net *t, double tolerance)
             check_direction(t, t->tiny.linear[il][i], t->g_linear[il][i], (size_t)rows * cols,
                             ew_linear_hf_name((ew_linear)i), tolerance);
             size_t a, b, n;
-            if (t->lora != NULL && ew_lora_slot(t->lora, il, (ew_linear)i, &a, &b)) {
-                float *p = ew_lora_params(t->lora, &n);
-                const size_t r = ew_lora_opt_of(t->lora)->rank;
+            if (t->lora != NULL && ew_adapter_slot(t->lora, il, (ew_linear)i, &a, &b)) {
+                float *p = ew_adapter_params(t->lora, &n);
+                const size_t r = ew_adapter_opt_of(t->lora)->rank;
                 check_direction(t, p + a, t->g_lora + a, r * cols, "lora_A", tolerance);
                 check_direction(t, p + b, t->g_lora + b, r * rows, "lora_B", tolerance);
             }
@@ -235,7 +235,7 @@ static void gradients_of_lora_match_differences(void **state)
 {
     (void)state;
     net t;
-    net_open(&t, tiny_config(), &(ew_lora_opt){.rank = 3, .alpha = 5}, "ref");
+    net_open(&t, tiny_config(), &(ew_adapter_opt){.rank = 3, .alpha = 5}, "ref");
     gradients(&t);
     check_all(&t, 5e-3);
     net_close(&t);
@@ -251,7 +251,7 @@ static void gradients_match_with_half_split_rope_and_wide_heads(void **state)
     c.K = 4;
     c.L = 1;
     net t;
-    net_open(&t, c, &(ew_lora_opt){.rank = 2, .rslora = true, .targets = EW_LORA_TARGET(EW_LINEAR_Q)}, "ref");
+    net_open(&t, c, &(ew_adapter_opt){.rank = 2, .rslora = true, .targets = EW_ADAPTER_TARGET(EW_LINEAR_Q)}, "ref");
     gradients(&t);
     check_all(&t, 5e-3);
     net_close(&t);
@@ -261,13 +261,13 @@ static void fast_kernels_give_the_reference_gradients(void **state)
 {
     (void)state;
     net ref, fast;
-    const ew_lora_opt lo = {.rank = 4};
+    const ew_adapter_opt lo = {.rank = 4};
     net_open(&ref, tiny_config(), &lo, "ref");
     net_open(&fast, tiny_config(), &lo, NULL);
     gradients(&ref);
     gradients(&fast);
     size_t n;
-    (void)ew_lora_params(ref.lora, &n);
+    (void)ew_adapter_params(ref.lora, &n);
     double most = 0, scale = 0;
     for (size_t i = 0; i < n; i++) {
         most = EW_MAX(most, fabs((double)ref.g_lora[i] - (double)fast.g_lora[i]));

@@ -12,7 +12,7 @@
 #include "base/rng.h"
 #include "model/model.h"
 #include "model/save.h"
-#include "peft/lora.h"
+#include "peft/adapter.h"
 #include "sys/file.h"
 #include "sys/pool.h"
 #include "test.h"
@@ -62,7 +62,7 @@ static ew_tune_opt base_opt(ew_model *m)
     make_examples();
     return (ew_tune_opt){.model = m,
                          .exec = {ew_kern_get(NULL), NULL},
-                         .lora = {.rank = 4, .seed = 3},
+                         .adapter = {.rank = 4, .seed = 3},
                          .train = examples,
                          .n_train = N_TRAIN,
                          .val = examples + N_TRAIN,
@@ -82,7 +82,7 @@ static void every_base_type_learns(void **state)
     static const ew_dtype types[] = {EW_DTYPE_F32, EW_DTYPE_F16, EW_DTYPE_Q8_0, EW_DTYPE_Q4_0};
     for (size_t i = 0; i < EW_COUNT(types); i++) {
         EW_AUTO(ew_model) m = open_tiny("m.gguf", types[i]);
-        EW_AUTO(ew_lora) l = NULL;
+        EW_AUTO(ew_adapter) l = NULL;
         const ew_tune_opt opt = base_opt(m);
         ew_tune_report r;
         assert_ok(ew_tune(&opt, &l, &r, &err), &err);
@@ -96,10 +96,10 @@ static void every_base_type_learns(void **state)
     }
 }
 
-static void same(ew_lora *a, ew_lora *b)
+static void same(ew_adapter *a, ew_adapter *b)
 {
     size_t na, nb;
-    const float *pa = ew_lora_params(a, &na), *pb = ew_lora_params(b, &nb);
+    const float *pa = ew_adapter_params(a, &na), *pb = ew_adapter_params(b, &nb);
     assert_int_equal(na, nb);
     assert_memory_equal(pa, pb, na * sizeof(float));
 }
@@ -109,9 +109,9 @@ static void threads_and_recompute_do_not_change_a_bit(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
-    EW_AUTO(ew_lora) one = NULL;
-    EW_AUTO(ew_lora) two = NULL;
-    EW_AUTO(ew_lora) kept = NULL;
+    EW_AUTO(ew_adapter) one = NULL;
+    EW_AUTO(ew_adapter) two = NULL;
+    EW_AUTO(ew_adapter) kept = NULL;
     EW_AUTO(ew_pool) pool = NULL;
     assert_ok(ew_pool_new(2, &pool, &err), &err);
     ew_tune_opt opt = base_opt(m);
@@ -129,7 +129,7 @@ static void too_little_memory_is_refused_with_what_would_do(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F16);
-    EW_AUTO(ew_lora) l = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
     ew_tune_opt opt = base_opt(m);
     ew_tune_memory_plan plan;
     opt.pack_tok = 0;
@@ -143,7 +143,7 @@ static void too_little_memory_is_refused_with_what_would_do(void **state)
     assert_non_null(open);
     opt.max_ram_bytes = strtoull(open + 1, NULL, 10); /* the limit that it names does do */
     assert_ok(ew_tune(&opt, &l, NULL, &err), &err);
-    ew_lora_free(&l);
+    ew_adapter_free(&l);
     opt.max_ram_bytes--;
     assert_fails(EW_ENOMEM, ew_tune(&opt, &l, NULL, &err), &err, "would do");
 }
@@ -153,7 +153,7 @@ static void no_time_means_a_stop_with_the_start_kept(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F16);
-    EW_AUTO(ew_lora) l = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
     ew_tune_opt opt = base_opt(m);
     opt.max_seconds = 1e-9;
     ew_tune_report r;
@@ -168,8 +168,8 @@ static void plateau_stops_and_the_best_is_kept(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F16);
-    EW_AUTO(ew_lora) l = NULL;
-    EW_AUTO(ew_lora) fresh = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
+    EW_AUTO(ew_adapter) fresh = NULL;
     ew_tune_opt opt = base_opt(m);
     make_examples();
     for (int i = N_TRAIN; i < N_TRAIN + N_VAL; i++) { /* validation contradicts: the more it learns the worse */
@@ -195,12 +195,12 @@ static void not_finite_steps_are_skipped_and_then_end_the_run(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32);
-    EW_AUTO(ew_lora) init = NULL;
-    EW_AUTO(ew_lora) l = NULL;
+    EW_AUTO(ew_adapter) init = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
     ew_tune_opt opt = base_opt(m);
-    assert_ok(ew_lora_new(m, &opt.lora, &init, &err), &err);
+    assert_ok(ew_adapter_new(m, &opt.adapter, &init, &err), &err);
     size_t n;
-    float *p = ew_lora_params(init, &n);
+    float *p = ew_adapter_params(init, &n);
     for (size_t i = 0; i < n; i++) {
         p[i] = 1e30F;
     }
@@ -225,8 +225,8 @@ static void cancelled_run_goes_on_from_its_checkpoint(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q4_0);
-    EW_AUTO(ew_lora) whole = NULL;
-    EW_AUTO(ew_lora) parts = NULL;
+    EW_AUTO(ew_adapter) whole = NULL;
+    EW_AUTO(ew_adapter) parts = NULL;
     ew_tune_opt opt = base_opt(m);
     assert_ok(ew_tune(&opt, &whole, NULL, &err), &err);
     opt.checkpoint = ew_test_path("cancel.ckpt");
@@ -243,11 +243,11 @@ static void cancelled_run_goes_on_from_its_checkpoint(void **state)
     assert_true(r.resumed);
     same(whole, parts);
     /* a finished run is not run again, another run's state is refused */
-    ew_lora_free(&parts);
+    ew_adapter_free(&parts);
     assert_ok(ew_tune(&opt, &parts, &r, &err), &err);
     same(whole, parts);
     opt.seed++;
-    ew_lora_free(&parts);
+    ew_adapter_free(&parts);
     assert_fails(EW_ECONFLICT, ew_tune(&opt, &parts, &r, &err), &err, "another run");
 }
 
@@ -256,7 +256,7 @@ static void damaged_checkpoint_is_refused(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q4_0);
-    EW_AUTO(ew_lora) l = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
     ew_tune_opt opt = base_opt(m);
     opt.checkpoint = ew_test_path("bad.ckpt");
     int left = 4;
@@ -293,7 +293,7 @@ static void killed_at_seeded_moments_it_ends_with_the_same_bytes(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
-    EW_AUTO(ew_lora) whole = NULL;
+    EW_AUTO(ew_adapter) whole = NULL;
     ew_tune_opt opt = base_opt(m);
     assert_ok(ew_tune(&opt, &whole, NULL, &err), &err);
     opt.checkpoint = ew_test_path("kill.ckpt");
@@ -308,7 +308,7 @@ static void killed_at_seeded_moments_it_ends_with_the_same_bytes(void **state)
             const pid_t pid = fork();
             assert_true(pid >= 0);
             if (pid == 0) {
-                ew_lora *l = NULL;
+                ew_adapter *l = NULL;
                 opt.progress = (ew_progress){die_at, &v};
                 _exit(ew_tune(&opt, &l, NULL, NULL) == EW_OK ? 0 : 1);
             }
@@ -318,7 +318,7 @@ static void killed_at_seeded_moments_it_ends_with_the_same_bytes(void **state)
             assert_true(dead || WEXITSTATUS(status) == 0);
         }
         assert_true(killed >= 2);
-        EW_AUTO(ew_lora) parts = NULL;
+        EW_AUTO(ew_adapter) parts = NULL;
         opt.progress = (ew_progress){NULL, NULL};
         assert_ok(ew_tune(&opt, &parts, NULL, &err), &err);
         same(whole, parts);
@@ -330,8 +330,8 @@ static void long_prompts_lose_their_front_not_the_answer(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32);
-    EW_AUTO(ew_lora) a = NULL;
-    EW_AUTO(ew_lora) b = NULL;
+    EW_AUTO(ew_adapter) a = NULL;
+    EW_AUTO(ew_adapter) b = NULL;
     int32_t full[20], cut[9];
     for (int i = 0; i < 20; i++) {
         full[i] = 3 + i;
@@ -364,7 +364,7 @@ static void every_allocation_may_fail(void **state)
     ew_status st = EW_ENOMEM;
     uint64_t n = 0;
     while (st != EW_OK) {
-        EW_AUTO(ew_lora) l = NULL;
+        EW_AUTO(ew_adapter) l = NULL;
         assert_ok(ew_file_remove(opt.checkpoint, &err), &err);
         ew_mem_fail_at(++n);
         st = ew_tune(&opt, &l, NULL, &err);
@@ -379,8 +379,8 @@ static void full_disk_is_told_and_the_old_checkpoint_stays(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
-    EW_AUTO(ew_lora) whole = NULL;
-    EW_AUTO(ew_lora) l = NULL;
+    EW_AUTO(ew_adapter) whole = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
     ew_tune_opt opt = base_opt(m);
     assert_ok(ew_tune(&opt, &whole, NULL, &err), &err);
     opt.checkpoint = ew_test_path("disk.ckpt");
@@ -399,7 +399,7 @@ static void bad_options_are_refused(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32);
-    EW_AUTO(ew_lora) l = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
     ew_tune_opt opt = base_opt(m);
     opt.n_train = 0;
     assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "no examples");
@@ -410,7 +410,7 @@ static void bad_options_are_refused(void **state)
     ids[3][1] = 37;
     assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "vocabulary");
     opt = base_opt(m);
-    opt.lora.rank = 1000;
+    opt.adapter.rank = 1000;
     assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "rank");
 }
 

@@ -9,7 +9,7 @@
 #include "format/gguf.h"
 #include "format/safetensors.h"
 #include "kern/dtype.h"
-#include "peft/lora_int.h"
+#include "peft/adapter_int.h"
 #include "sys/file.h"
 #include "text/json.h"
 
@@ -45,12 +45,12 @@ static void gguf_name(char dst[static NAME_MAX_BYTES], const ew_model_config *cf
 
 typedef ew_status (*visitor)(tensor_id id, const uint64_t dims[static 2], float *data, void *ctx, ew_error *reterr);
 
-static ew_status each(const ew_lora *l, visitor fn, void *ctx, ew_error *reterr)
+static ew_status each(const ew_adapter *l, visitor fn, void *ctx, ew_error *reterr)
 {
     for (uint32_t il = 0; il < l->cfg.L; il++) {
         for (int i = 0; i < EW_LINEAR_COUNT; i++) {
             size_t a, b;
-            if (!ew_lora_slot(l, il, (ew_linear)i, &a, &b)) {
+            if (!ew_adapter_slot(l, il, (ew_linear)i, &a, &b)) {
                 continue;
             }
             uint32_t rows, cols;
@@ -63,19 +63,33 @@ static ew_status each(const ew_lora *l, visitor fn, void *ctx, ew_error *reterr)
     return EW_OK;
 }
 
+/* dst = the rows of src[F,R] put from the base's own order into the order that a file wants, or back (to_file false). */
+static void reorder(const ew_adapter *l, ew_linear linear, bool to_file, const float *src, float *dst)
+{
+    uint32_t rows, cols;
+    ew_linear_shape(&l->cfg, linear, &rows, &cols);
+    const size_t r = l->opt.rank;
+    const bool src_is_gguf = to_file == (l->cfg.rope_kind == EW_ROPE_NORM);
+    for (size_t hf = 0; hf < rows; hf++) {
+        const size_t g = ew__adapter_gguf_row(&l->cfg, hf);
+        const size_t from = src_is_gguf ? g : hf, to = src_is_gguf ? hf : g;
+        memcpy(dst + to * r, src + from * r, r * sizeof(float));
+    }
+}
+
 /* A tensor in the order of the file; *ret is data itself or tmp. */
-static const float *file_rows(const ew_lora *l, tensor_id id, ew_rope_kind order, const float *data, float *tmp)
+static const float *file_rows(const ew_adapter *l, tensor_id id, ew_rope_kind order, const float *data, float *tmp)
 {
     const bool rotary = id.linear == EW_LINEAR_Q || id.linear == EW_LINEAR_K;
     if (!id.is_b || !rotary || order == l->cfg.rope_kind) {
         return data;
     }
-    ew__lora_reorder(l, id.linear, order, true, data, tmp);
+    reorder(l, id.linear, true, data, tmp);
     return tmp;
 }
 
 typedef struct save_ctx {
-    const ew_lora *l;
+    const ew_adapter *l;
     ew_safetensors_writer *st;
     ew_gguf_writer *gguf;
     bool declare;
@@ -109,7 +123,7 @@ static ew_status save_one(tensor_id id, const uint64_t dims[static 2], float *da
 }
 
 /* Room for the largest B of Q and K. */
-static float *new_tmp(const ew_lora *l)
+static float *new_tmp(const ew_adapter *l)
 {
     return ew_malloc((size_t)l->cfg.H * l->cfg.D * l->opt.rank, sizeof(float));
 }
@@ -131,12 +145,13 @@ static ew_status save_tensors(save_ctx *s, ew_error *reterr)
 
 /* --- PEFT --- */
 
-static ew_status config_json(const ew_lora *l, const ew_model *m, ew_buf *out, ew_error *reterr)
+static ew_status config_json(const ew_adapter *l, const ew_model *m, ew_buf *out, ew_error *reterr)
 {
     EW_AUTO_JSON targets = json_array();
     for (int i = 0; i < EW_LINEAR_COUNT; i++) {
         char module[NAME_MAX_BYTES];
-        if (l->slot[i] != SIZE_MAX && ew_linear_hf_module(&l->cfg, (ew_linear)i, 0, module, sizeof(module))) {
+        if ((l->opt.targets & EW_ADAPTER_TARGET(i)) != 0 &&
+            ew_linear_hf_module(&l->cfg, (ew_linear)i, 0, module, sizeof(module))) {
             json_array_append_new(targets, json_string(strrchr(module, '.') + 1));
         }
     }
@@ -152,7 +167,7 @@ static ew_status config_json(const ew_lora *l, const ew_model *m, ew_buf *out, e
     return ew_json_dump(j, EW_JSON_PRETTY, out, reterr);
 }
 
-ew_status ew_lora_save_peft(const ew_lora *l, const ew_model *m, const char *dir, ew_error *reterr)
+ew_status ew_adapter_save_peft(const ew_adapter *l, const ew_model *m, const char *dir, ew_error *reterr)
 {
     char path[EW_PATH_MAX];
     EW_AUTO(ew_safetensors_writer) w = NULL;
@@ -193,7 +208,7 @@ static ew_status refuse_foreign(const json_t *j, const char *where, ew_error *re
     return EW_OK;
 }
 
-static ew_status read_config(const char *dir, ew_lora_opt *ret, ew_error *reterr)
+static ew_status read_config(const char *dir, ew_adapter_opt *ret, ew_error *reterr)
 {
     char path[EW_PATH_MAX];
     EW_AUTO_JSON j = NULL;
@@ -210,21 +225,21 @@ static ew_status read_config(const char *dir, ew_lora_opt *ret, ew_error *reterr
     if (strcmp(type, "LORA") != 0) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "%s: peft_type '%.40s' is not supported, LORA is", path, type);
     }
-    EW_TRY(ew_json_get_i64(j, path, "r", 1, EW_LORA_RANK_MAX, &rank, reterr));
+    EW_TRY(ew_json_get_i64(j, path, "r", 1, EW_ADAPTER_RANK_MAX, &rank, reterr));
     EW_TRY(ew_json_get_f64(j, path, "lora_alpha", &alpha, reterr));
     EW_TRY(ew_json_opt_bool(j, path, "use_rslora", &rslora, reterr));
     EW_TRY(refuse_foreign(j, path, reterr));
     if (!(alpha > 0)) {
         return ew_fail(reterr, EW_ECORRUPT, "%s: lora_alpha should be above 0", path);
     }
-    *ret = (ew_lora_opt){.rank = (uint32_t)rank, .alpha = (float)alpha, .rslora = rslora};
+    *ret = (ew_adapter_opt){.rank = (uint32_t)rank, .alpha = (float)alpha, .rslora = rslora};
     return EW_OK;
 }
 
 /* --- reading tensors --- */
 
 typedef struct load_ctx {
-    ew_lora *l;
+    ew_adapter *l;
     const char *path;
     const ew_safetensors *st;
     const ew_gguf *gguf;
@@ -262,7 +277,7 @@ static ew_status load_one(tensor_id id, const uint64_t dims[static 2], float *da
         ew_dequant_row(t->dtype, (const char *)t->data + i * row_bytes, dst + i * dims[0], (size_t)dims[0]);
     }
     if (dst != data) {
-        ew__lora_reorder(s->l, id.linear, s->order, false, s->tmp, data);
+        reorder(s->l, id.linear, false, s->tmp, data);
     }
     return EW_OK;
 }
@@ -287,15 +302,15 @@ static uint32_t targets_of(const load_ctx *s, const ew_model_config *cfg, uint32
             (s->st != NULL ? peft_name : gguf_name)(name, cfg, (tensor_id){il, (ew_linear)i, false});
             const ew_tensor_view *t = name[0] != '\0' ? find(s, name) : NULL;
             if (t != NULL) {
-                *ret_rank = t->dims[1] <= EW_LORA_RANK_MAX ? (uint32_t)t->dims[1] : 0;
-                targets |= EW_LORA_TARGET(i);
+                *ret_rank = t->dims[1] <= EW_ADAPTER_RANK_MAX ? (uint32_t)t->dims[1] : 0;
+                targets |= EW_ADAPTER_TARGET(i);
             }
         }
     }
     return targets;
 }
 
-static ew_status load_tensors(load_ctx *s, const ew_model *m, ew_lora_opt *opt, ew_error *reterr)
+static ew_status load_tensors(load_ctx *s, const ew_model *m, ew_adapter_opt *opt, ew_error *reterr)
 {
     uint32_t rank = 0;
     opt->targets = targets_of(s, ew_model_config_of(m), &rank);
@@ -304,8 +319,8 @@ static ew_status load_tensors(load_ctx *s, const ew_model *m, ew_lora_opt *opt, 
                        n_tensors(s) > 0 ? tensor_at(s, 0)->name : "none");
     }
     opt->rank = opt->rank == 0 ? rank : opt->rank;
-    EW_TRY(ew_lora_opt_resolve(opt, opt, reterr));
-    EW_TRY(ew__lora_alloc(m, opt, &s->l, reterr));
+    EW_TRY(ew_adapter_opt_resolve(opt, opt, reterr));
+    EW_TRY(ew__adapter_alloc(m, opt, &s->l, reterr));
     s->tmp = new_tmp(s->l);
     if (s->tmp == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "no memory to read an adapter");
@@ -321,30 +336,30 @@ static ew_status load_tensors(load_ctx *s, const ew_model *m, ew_lora_opt *opt, 
     return EW_OK;
 }
 
-ew_status ew_lora_load_peft(const char *dir, const ew_model *m, ew_lora **ret_lora, ew_error *reterr)
+ew_status ew_adapter_load_peft(const char *dir, const ew_model *m, ew_adapter **ret_adapter, ew_error *reterr)
 {
     char path[EW_PATH_MAX];
     EW_AUTO(ew_safetensors) st = NULL;
-    ew_lora_opt opt;
+    ew_adapter_opt opt;
     EW_TRY(read_config(dir, &opt, reterr));
     EW_TRY(ew_path_join(path, sizeof(path), dir, WEIGHTS, reterr));
     EW_TRY(ew_safetensors_open(path, &st, reterr));
     load_ctx s = {.path = path, .st = st, .order = EW_ROPE_NEOX};
     ew_status status = load_tensors(&s, m, &opt, reterr);
     if (status == EW_OK) {
-        status = ew__lora_check_base(s.l, dir, ew_safetensors_metadata(st, META_BASE), reterr);
+        status = ew__adapter_check_base(s.l, dir, ew_safetensors_metadata(st, META_BASE), reterr);
     }
     if (status != EW_OK) {
-        ew_lora_free(&s.l);
+        ew_adapter_free(&s.l);
         return status;
     }
-    *ret_lora = s.l;
+    *ret_adapter = s.l;
     return EW_OK;
 }
 
 /* --- GGUF --- */
 
-ew_status ew_lora_save_gguf(const ew_lora *l, const ew_model *m, const char *path, ew_error *reterr)
+ew_status ew_adapter_save_gguf(const ew_adapter *l, const ew_model *m, const char *path, ew_error *reterr)
 {
     EW_AUTO(ew_gguf_writer) w = NULL;
     EW_TRY(ew_gguf_writer_new(path, &w, reterr));
@@ -366,7 +381,7 @@ static bool str_is(const ew_gguf *g, const char *key, const char *want)
     return ew_gguf_get_str_copy(g, key, got, sizeof(got)) && strcmp(got, want) == 0;
 }
 
-ew_status ew_lora_load_gguf(const char *path, const ew_model *m, ew_lora **ret_lora, ew_error *reterr)
+ew_status ew_adapter_load_gguf(const char *path, const ew_model *m, ew_adapter **ret_adapter, ew_error *reterr)
 {
     EW_AUTO(ew_gguf) g = NULL;
     EW_TRY(ew_gguf_open(path, &g, reterr));
@@ -377,7 +392,7 @@ ew_status ew_lora_load_gguf(const char *path, const ew_model *m, ew_lora **ret_l
         return ew_fail(reterr, EW_ECONFLICT, "%s was made for another architecture than '%s'", path,
                        ew_model_config_of(m)->arch);
     }
-    ew_lora_opt opt = {0};
+    ew_adapter_opt opt = {0};
     if (!ew_gguf_get_f32(g, "adapter.lora.alpha", &opt.alpha) || !(opt.alpha > 0) || !isfinite(opt.alpha)) {
         return ew_fail(reterr, EW_ECORRUPT, "%s: adapter.lora.alpha is missing or not above 0", path);
     }
@@ -386,18 +401,18 @@ ew_status ew_lora_load_gguf(const char *path, const ew_model *m, ew_lora **ret_l
     load_ctx s = {.path = path, .gguf = g, .order = ew_model_gguf_rope(ew_model_config_of(m))};
     ew_status status = load_tensors(&s, m, &opt, reterr);
     if (status == EW_OK) {
-        status = ew__lora_check_base(s.l, path, sha, reterr);
+        status = ew__adapter_check_base(s.l, path, sha, reterr);
     }
     if (status != EW_OK) {
-        ew_lora_free(&s.l);
+        ew_adapter_free(&s.l);
         return status;
     }
-    *ret_lora = s.l;
+    *ret_adapter = s.l;
     return EW_OK;
 }
 
-ew_status ew_lora_load(const char *path, const ew_model *m, ew_lora **ret_lora, ew_error *reterr)
+ew_status ew_adapter_load(const char *path, const ew_model *m, ew_adapter **ret_adapter, ew_error *reterr)
 {
-    return ew_dir_exists(path) ? ew_lora_load_peft(path, m, ret_lora, reterr)
-                               : ew_lora_load_gguf(path, m, ret_lora, reterr);
+    return ew_dir_exists(path) ? ew_adapter_load_peft(path, m, ret_adapter, reterr)
+                               : ew_adapter_load_gguf(path, m, ret_adapter, reterr);
 }

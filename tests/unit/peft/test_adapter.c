@@ -12,7 +12,7 @@
 #include "model/model.h"
 #include "model/save.h"
 #include "model/session.h"
-#include "peft/lora.h"
+#include "peft/adapter.h"
 #include "sys/file.h"
 #include "test.h"
 
@@ -33,13 +33,13 @@ static ew_model *open_tiny(const char *name, ew_dtype dtype, uint64_t seed)
     return m;
 }
 
-static ew_lora *random_lora(const ew_model *m, const ew_lora_opt *opt)
+static ew_adapter *random_lora(const ew_model *m, const ew_adapter_opt *opt)
 {
     ew_error err = EW_ERROR_INIT;
-    ew_lora *l = NULL;
-    assert_ok(ew_lora_new(m, opt, &l, &err), &err);
+    ew_adapter *l = NULL;
+    assert_ok(ew_adapter_new(m, opt, &l, &err), &err);
     size_t n;
-    float *p = ew_lora_params(l, &n);
+    float *p = ew_adapter_params(l, &n);
     ew_rng rng;
     ew_rng_init(&rng, 5, 5);
     for (size_t i = 0; i < n; i++) {
@@ -48,14 +48,14 @@ static ew_lora *random_lora(const ew_model *m, const ew_lora_opt *opt)
     return l;
 }
 
-static void assert_same(ew_lora *a, ew_lora *b)
+static void assert_same(ew_adapter *a, ew_adapter *b)
 {
     size_t na, nb;
-    const float *pa = ew_lora_params(a, &na), *pb = ew_lora_params(b, &nb);
+    const float *pa = ew_adapter_params(a, &na), *pb = ew_adapter_params(b, &nb);
     assert_int_equal(na, nb);
     assert_memory_equal(pa, pb, na * sizeof(float));
-    assert_true(fabsf(ew_lora_scale(a) - ew_lora_scale(b)) < 1e-6F);
-    assert_int_equal(ew_lora_opt_of(a)->targets, ew_lora_opt_of(b)->targets);
+    assert_true(fabsf(ew_adapter_scale(a) - ew_adapter_scale(b)) < 1e-6F);
+    assert_int_equal(ew_adapter_opt_of(a)->targets, ew_adapter_opt_of(b)->targets);
 }
 
 static void fresh_adapter_changes_nothing(void **state)
@@ -63,13 +63,13 @@ static void fresh_adapter_changes_nothing(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32, 1);
-    EW_AUTO(ew_lora) l = NULL;
-    assert_ok(ew_lora_new(m, &(ew_lora_opt){.rank = 4, .seed = 9}, &l, &err), &err);
+    EW_AUTO(ew_adapter) l = NULL;
+    assert_ok(ew_adapter_new(m, &(ew_adapter_opt){.rank = 4, .seed = 9}, &l, &err), &err);
     size_t n;
-    const float *p = ew_lora_params(l, &n);
-    assert_int_equal(n, ew_lora_count(ew_model_config_of(m), &(ew_lora_opt){.rank = 4}));
+    const float *p = ew_adapter_params(l, &n);
+    assert_int_equal(n, ew_adapter_count(m, &(ew_adapter_opt){.rank = 4}));
     size_t a, b;
-    assert_true(ew_lora_slot(l, 1, EW_LINEAR_DOWN, &a, &b));
+    assert_true(ew_adapter_slot(l, 1, EW_LINEAR_DOWN, &a, &b));
     const float bound = 1.0F / sqrtf(64);
     bool moved = false;
     for (size_t i = a; i < b; i++) {
@@ -80,20 +80,20 @@ static void fresh_adapter_changes_nothing(void **state)
     for (size_t i = b; i < b + (size_t)4 * 32; i++) {
         assert_true(p[i] == 0.0F);
     }
-    assert_string_equal(ew_lora_base_sha256(l), ew_model_sha256_hex(m));
+    assert_string_equal(ew_adapter_base_sha256(l), ew_model_sha256_hex(m));
 }
 
 static void options_are_checked(void **state)
 {
     (void)state;
     ew_error err = EW_ERROR_INIT;
-    ew_lora_opt o;
-    assert_fails(EW_EINVAL, ew_lora_opt_resolve(&(ew_lora_opt){.rank = 257}, &o, &err), &err, "maximum");
-    assert_fails(EW_EINVAL, ew_lora_opt_resolve(&(ew_lora_opt){.targets = 1u << 20}, &o, &err), &err, "targets");
-    assert_fails(EW_EINVAL, ew_lora_opt_resolve(&(ew_lora_opt){.alpha = NAN}, &o, &err), &err, "alpha");
-    assert_ok(ew_lora_opt_resolve(NULL, &o, &err), &err);
+    ew_adapter_opt o;
+    assert_fails(EW_EINVAL, ew_adapter_opt_resolve(&(ew_adapter_opt){.rank = 257}, &o, &err), &err, "maximum");
+    assert_fails(EW_EINVAL, ew_adapter_opt_resolve(&(ew_adapter_opt){.targets = 1u << 20}, &o, &err), &err, "targets");
+    assert_fails(EW_EINVAL, ew_adapter_opt_resolve(&(ew_adapter_opt){.alpha = NAN}, &o, &err), &err, "alpha");
+    assert_ok(ew_adapter_opt_resolve(NULL, &o, &err), &err);
     assert_int_equal(o.rank, 8);
-    assert_true(o.alpha == 16.0F && o.targets == EW_LORA_ALL);
+    assert_true(o.alpha == 16.0F && o.targets == EW_ADAPTER_ALL);
 }
 
 static void peft_directory_reads_back_the_same(void **state)
@@ -101,19 +101,20 @@ static void peft_directory_reads_back_the_same(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0, 1);
-    const ew_lora_opt opts[] = {{.rank = 4},
-                                {.rank = 3, .alpha = 7, .rslora = true},
-                                {.rank = 2, .targets = EW_LORA_TARGET(EW_LINEAR_Q) | EW_LORA_TARGET(EW_LINEAR_V)}};
+    const ew_adapter_opt opts[] = {
+        {.rank = 4},
+        {.rank = 3, .alpha = 7, .rslora = true},
+        {.rank = 2, .targets = EW_ADAPTER_TARGET(EW_LINEAR_Q) | EW_ADAPTER_TARGET(EW_LINEAR_V)}};
     for (size_t i = 0; i < EW_COUNT(opts); i++) {
-        EW_AUTO(ew_lora) l = random_lora(m, &opts[i]);
-        EW_AUTO(ew_lora) back = NULL;
-        EW_AUTO(ew_lora) back2 = NULL;
+        EW_AUTO(ew_adapter) l = random_lora(m, &opts[i]);
+        EW_AUTO(ew_adapter) back = NULL;
+        EW_AUTO(ew_adapter) back2 = NULL;
         const char *dir = ew_test_path("peft"), *file = ew_test_path("a.gguf");
-        assert_ok(ew_lora_save_peft(l, m, dir, &err), &err);
-        assert_ok(ew_lora_load(dir, m, &back, &err), &err);
+        assert_ok(ew_adapter_save_peft(l, m, dir, &err), &err);
+        assert_ok(ew_adapter_load(dir, m, &back, &err), &err);
         assert_same(l, back);
-        assert_ok(ew_lora_save_gguf(l, m, file, &err), &err);
-        assert_ok(ew_lora_load(file, m, &back2, &err), &err);
+        assert_ok(ew_adapter_save_gguf(l, m, file, &err), &err);
+        assert_ok(ew_adapter_load(file, m, &back2, &err), &err);
         assert_same(l, back2);
     }
 }
@@ -123,8 +124,8 @@ static void peft_file_has_hugging_face_names_and_row_order(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32, 1);
-    EW_AUTO(ew_lora) l = random_lora(m, &(ew_lora_opt){.rank = 2});
-    assert_ok(ew_lora_save_peft(l, m, ew_test_path("peft"), &err), &err);
+    EW_AUTO(ew_adapter) l = random_lora(m, &(ew_adapter_opt){.rank = 2});
+    assert_ok(ew_adapter_save_peft(l, m, ew_test_path("peft"), &err), &err);
     EW_AUTO(ew_safetensors) st = NULL;
     assert_ok(ew_safetensors_open(ew_test_path("peft/adapter_model.safetensors"), &st, &err), &err);
     const ew_tensor_view *q = ew_safetensors_find(st, "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight");
@@ -133,8 +134,8 @@ static void peft_file_has_hugging_face_names_and_row_order(void **state)
     assert_int_equal(q->dims[0], 2);
     assert_int_equal(q->dims[1], 32);
     size_t a, b, n;
-    assert_true(ew_lora_slot(l, 1, EW_LINEAR_Q, &a, &b));
-    const float *p = ew_lora_params(l, &n) + b;
+    assert_true(ew_adapter_slot(l, 1, EW_LINEAR_Q, &a, &b));
+    const float *p = ew_adapter_params(l, &n) + b;
     const float *file = q->data;
     for (size_t head = 0; head < 4; head++) { /* llama.cpp: [head, 2, D/2] of the file -> [head, D/2, 2] of the GGUF */
         for (size_t half = 0; half < 2; half++) {
@@ -152,13 +153,13 @@ static void another_base_is_refused(void **state)
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32, 1);
     EW_AUTO(ew_model) other = open_tiny("n.gguf", EW_DTYPE_F32, 2);
-    EW_AUTO(ew_lora) l = random_lora(m, NULL);
-    EW_AUTO(ew_lora) back = NULL;
-    assert_ok(ew_lora_save_peft(l, m, ew_test_path("peft"), &err), &err);
-    assert_fails(EW_ECONFLICT, ew_lora_load(ew_test_path("peft"), other, &back, &err), &err, "base model");
-    assert_ok(ew_lora_save_gguf(l, m, ew_test_path("a.gguf"), &err), &err);
-    assert_fails(EW_ECONFLICT, ew_lora_load(ew_test_path("a.gguf"), other, &back, &err), &err, "base model");
-    assert_fails(EW_ECONFLICT, ew_lora_merge_gguf(l, other, ew_test_path("x.gguf"), NULL, &err), &err, "base model");
+    EW_AUTO(ew_adapter) l = random_lora(m, NULL);
+    EW_AUTO(ew_adapter) back = NULL;
+    assert_ok(ew_adapter_save_peft(l, m, ew_test_path("peft"), &err), &err);
+    assert_fails(EW_ECONFLICT, ew_adapter_load(ew_test_path("peft"), other, &back, &err), &err, "base model");
+    assert_ok(ew_adapter_save_gguf(l, m, ew_test_path("a.gguf"), &err), &err);
+    assert_fails(EW_ECONFLICT, ew_adapter_load(ew_test_path("a.gguf"), other, &back, &err), &err, "base model");
+    assert_fails(EW_ECONFLICT, ew_adapter_merge_gguf(l, other, ew_test_path("x.gguf"), NULL, &err), &err, "base model");
     assert_null(back);
 }
 
@@ -167,10 +168,10 @@ static void foreign_options_are_refused_by_name(void **state)
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32, 1);
-    EW_AUTO(ew_lora) l = random_lora(m, NULL);
-    EW_AUTO(ew_lora) back = NULL;
+    EW_AUTO(ew_adapter) l = random_lora(m, NULL);
+    EW_AUTO(ew_adapter) back = NULL;
     const char *dir = ew_test_path("peft");
-    assert_ok(ew_lora_save_peft(l, m, dir, &err), &err);
+    assert_ok(ew_adapter_save_peft(l, m, dir, &err), &err);
     static const char *const bad[][2] = {
         {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"use_dora\":true}", "use_dora"},
         {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"rank_pattern\":{\"q\":4}}", "rank_pattern"},
@@ -181,7 +182,7 @@ static void foreign_options_are_refused_by_name(void **state)
         {"{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":16}", "rank"}};
     for (size_t i = 0; i < EW_COUNT(bad); i++) {
         (void)ew_test_text("peft/adapter_config.json", bad[i][0]);
-        const ew_status st = ew_lora_load(dir, m, &back, &err);
+        const ew_status st = ew_adapter_load(dir, m, &back, &err);
         if (st == EW_OK || strstr(err.msg, bad[i][1]) == NULL) {
             fail_msg("case %zu: %s '%s'", i, ew_status_name(st), err.msg);
         }
@@ -204,12 +205,12 @@ static void merged_model_answers_as_the_hooked_one(void **state)
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F16, 1);
     EW_AUTO(ew_model) merged = NULL;
-    EW_AUTO(ew_lora) l = random_lora(m, &(ew_lora_opt){.rank = 3});
+    EW_AUTO(ew_adapter) l = random_lora(m, &(ew_adapter_opt){.rank = 3});
     const char *out = ew_test_path("merged.gguf");
-    assert_ok(ew_lora_merge_gguf(l, m, out, NULL, &err), &err);
+    assert_ok(ew_adapter_merge_gguf(l, m, out, NULL, &err), &err);
     assert_ok(ew_model_open(out, &(ew_model_opt){.no_tokenizer = true}, &merged, &err), &err);
     float hooked[64], one[64], plain[64];
-    eval(m, ew_lora_hooks(l), hooked);
+    eval(m, ew_adapter_hooks(l), hooked);
     eval(merged, NULL, one);
     eval(m, NULL, plain);
     double most = 0, change = 0;
@@ -225,12 +226,12 @@ static void merged_matrix_is_the_sum(void **state)
 {
     (void)state;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32, 1);
-    EW_AUTO(ew_lora) l = random_lora(m, &(ew_lora_opt){.rank = 2, .alpha = 3});
+    EW_AUTO(ew_adapter) l = random_lora(m, &(ew_adapter_opt){.rank = 2, .alpha = 3});
     float w[64 * 32] = {0};
-    ew_lora_merge_into(l, 0, EW_LINEAR_UP, w);
+    ew_adapter_merge_into(l, 0, EW_LINEAR_UP, w);
     size_t a, b, n;
-    assert_true(ew_lora_slot(l, 0, EW_LINEAR_UP, &a, &b));
-    const float *p = ew_lora_params(l, &n);
+    assert_true(ew_adapter_slot(l, 0, EW_LINEAR_UP, &a, &b));
+    const float *p = ew_adapter_params(l, &n);
     for (size_t i = 0; i < 64; i++) {
         for (size_t j = 0; j < 32; j++) {
             const float want = 1.5F * (p[b + i * 2] * p[a + j] + p[b + i * 2 + 1] * p[a + 32 + j]);
