@@ -86,7 +86,7 @@ static ew_status tune(bench *b, ew_error *err)
     const ew_tune_opt o = {
         .model = b->model,
         .exec = b->exec,
-        .lora = {.rank = b->rank, .targets = b->all ? 0 : EW_LORA_TARGET(EW_LINEAR_Q) | EW_LORA_TARGET(EW_LINEAR_V)},
+        .adapter = {.rank = b->rank, .targets = b->all ? 0 : EW_ADAPTER_TARGET(EW_LINEAR_Q) | EW_ADAPTER_TARGET(EW_LINEAR_V)},
         .train = x,
         .n_train = n_train,
         .epochs = 1,
@@ -98,7 +98,7 @@ static ew_status tune(bench *b, ew_error *err)
         .progress = {on_step, b}};
     ew_tune_memory_plan plan;
     ew_tune_report report;
-    ew_lora *lora = NULL;
+    ew_adapter *lora = NULL;
     ew_status st = ew_tune_memory(&o, &plan, err);
     b->began = now_s();
     st = st == EW_OK ? ew_tune(&o, &lora, &report, err) : st;
@@ -114,7 +114,7 @@ static ew_status tune(bench *b, ew_error *err)
             (double)plan.total_bytes / EW_MIB, (double)plan.weights_bytes / EW_MIB, b->loss);
         (void)fflush(stdout);
     }
-    ew_lora_free(&lora);
+    ew_adapter_free(&lora);
     ew_free(id);
     ew_free(x);
     return st;
