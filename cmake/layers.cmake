@@ -3,7 +3,7 @@
 # A module is a directory of .c files built into the static library ew_<last path part>. DEPS is the whole list of
 # modules it may use. Two checks run at configure time: a dependency must lie in a lower layer, and every
 # #include "module/…" of the module's files must name the module itself or one of DEPS.
-# Files named *_avx2.c, *_avx512.c, *_neon.c, *_dotprod_neon.c, *_i8mm_neon.c get the flags of their instruction set and are left
+# Files named *_avx2.c, *_avx512.c, *_bf16_avx512.c, *_neon.c, *_dotprod_neon.c, *_i8mm_neon.c get the flags of their instruction set and are left
 # out elsewhere; GNU files see _GNU_SOURCE.
 function(ew_module path)
     cmake_parse_arguments(M "" "LAYER" "DEPS;LIBS;GNU" ${ARGN})
@@ -63,6 +63,8 @@ function(ew_module path)
         set(isa "")
         if(source MATCHES "_avx2\\.c$")
             set(isa -mavx2 -mfma -mf16c)
+        elseif(source MATCHES "_bf16_avx512\\.c$")
+            set(isa -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma)
         elseif(source MATCHES "_avx512\\.c$")
             set(isa -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c)
         elseif(source MATCHES "_i8mm_neon\\.c$")

@@ -24,8 +24,8 @@ static bool can_run(const ew_kern *k)
     if (k == &ew__kern_avx2) {
         return (have & avx2) == avx2;
     }
-    if (k == &ew__kern_avx512) {
-        return (have & avx512) == avx512;
+    if (k == &ew__kern_avx512 || k == &ew__kern_avx512_bf16) {
+        return (have & avx512) == avx512 && (k == &ew__kern_avx512 || (have & EW_CPU_AVX512BF16) != 0);
     }
 #elif defined(__aarch64__)
     if (k == &ew__kern_neon || k == &ew__kern_neon_dotprod || k == &ew__kern_neon_i8mm) {
@@ -35,7 +35,7 @@ static bool can_run(const ew_kern *k)
     }
 #endif
     (void)have;
-    return k == &ew__kern_ref;
+    return k == &ew__kern_ref || k == &ew__kern_ref_bf16;
 }
 
 static const ew_kern *const tables[] = {
@@ -47,6 +47,14 @@ static const ew_kern *const tables[] = {
     &ew__kern_neon,
     &ew__kern_neon_dotprod,
     &ew__kern_neon_i8mm,
+#endif
+};
+
+/* The tables whose products with weights go by BF16, and the tables that they are otherwise the same as. */
+static const ew_kern *const halves[][2] = {
+    {&ew__kern_ref, &ew__kern_ref_bf16},
+#if defined(__x86_64__)
+    {&ew__kern_avx512, &ew__kern_avx512_bf16},
 #endif
 };
 
@@ -68,7 +76,22 @@ const ew_kern *ew_kern_get(const char *name)
             best = tables[j];
         }
     }
+    for (size_t j = 0; name != NULL && j < EW_COUNT(halves); j++) {
+        if (strcmp(name, halves[j][1]->name) == 0 && can_run(halves[j][1])) {
+            best = halves[j][1];
+        }
+    }
     return best;
+}
+
+const ew_kern *ew_kern_bf16(const ew_kern *k)
+{
+    for (size_t i = 0; i < EW_COUNT(halves); i++) {
+        if (halves[i][0] == k && can_run(halves[i][1])) {
+            return halves[i][1];
+        }
+    }
+    return k;
 }
 
 const char *ew_kern_name(const ew_kern *k)

@@ -24,10 +24,15 @@
 typedef struct ew_pool ew_pool; /* sys/pool.h */
 typedef struct ew_kern ew_kern; /* the functions of one instruction set */
 
-/* "ref"; "avx2", "avx512"; "neon", "neon_dotprod", "neon_i8mm"; NULL = the best for this CPU. NULL is returned for an unknown name
+/* "ref"; "avx2", "avx512"; "neon", "neon_dotprod", "neon_i8mm"; those of ew_kern_bf16; NULL = the best for this CPU. NULL is returned for an unknown name
  * or one that this CPU or build cannot run. The result is static. */
 const ew_kern *ew_kern_get(const char *name);
 const char *ew_kern_name(const ew_kern *k);
+/* The table that is the same as k but for products with weights (ew_matmul_f32, ew_matmul_dx, and what goes by them: the loss, ew_matmul
+ * with float weights and many tokens): both factors are rounded to BF16 (8 bits of mantissa, to nearest even), their products summed in
+ * f32. Half the time of f32 where the CPU has instructions for it (AVX512_BF16); k itself where it has not or k has no such twin. For
+ * tuning; "avx512_bf16" and "ref_bf16" by name. */
+const ew_kern *ew_kern_bf16(const ew_kern *k);
 /* The tables that this CPU can run, slowest ("ref") first; NULL past the end. */
 const ew_kern *ew_kern_at(size_t i);
 

@@ -99,32 +99,34 @@ MICRO(1) MICRO(2) MICRO(3) MICRO(4) MICRO(5) MICRO(6) MICRO(7) MICRO(8) MICRO(9)
     table[m - 1](K, a, a_row, a_col, bp, c, ldc, add);
 }
 
-const ew_kern ew__kern_avx512 = {
-    .name = "avx512",
-    .mr = 12,
-    .nr = 32,
-    .gemm_micro = micro,
-    .gemm_pack = s_pack,
-    .dequant_row = ew__dequant_row_avx2,
-    .f32_to_f16 = s_f32_to_f16,
-    .dot_f32 = s_dot_f32,
-    .rows_dot = s_rows_dot,
-    .rmsnorm = s_rmsnorm,
-    .rmsnorm_bwd = s_rmsnorm_bwd,
-    .rope = s_rope,
-    .swiglu = s_glu,
-    .swiglu_bwd = s_swiglu_bwd,
-    .exp_row = s_exp_row,
-    .max_row = s_max_row,
-    .softmax_bwd_row = s_softmax_bwd_row,
-    .adamw = s_adamw,
-    .axpy = s_axpy,
-    .scale = s_scale,
-    .mul = s_mul,
-    .axpy_mul = s_axpy_mul,
-    .dot_f64 = s_dot_f64,
-    .q = &ew__qkern_avx512,
-    .attn_qk = s_attn_qk,
-    .attn_pv = s_attn_pv,
+/* clang-format off */
+#define TABLE .mr = 12, \
+    .nr = 32, \
+    .gemm_micro = micro, \
+    .gemm_pack = s_pack, \
+    .dequant_row = ew__dequant_row_avx2, \
+    .f32_to_f16 = s_f32_to_f16, \
+    .dot_f32 = s_dot_f32, \
+    .rows_dot = s_rows_dot, \
+    .rmsnorm = s_rmsnorm, \
+    .rmsnorm_bwd = s_rmsnorm_bwd, \
+    .rope = s_rope, \
+    .swiglu = s_glu, \
+    .swiglu_bwd = s_swiglu_bwd, \
+    .exp_row = s_exp_row, \
+    .max_row = s_max_row, \
+    .softmax_bwd_row = s_softmax_bwd_row, \
+    .adamw = s_adamw, \
+    .axpy = s_axpy, \
+    .scale = s_scale, \
+    .mul = s_mul, \
+    .axpy_mul = s_axpy_mul, \
+    .dot_f64 = s_dot_f64, \
+    .q = &ew__qkern_avx512, \
+    .attn_qk = s_attn_qk, \
+    .attn_pv = s_attn_pv, \
     .attn_softmax = s_attn_softmax,
-};
+/* clang-format on */
+
+const ew_kern ew__kern_avx512 = {.name = "avx512", TABLE};
+const ew_kern ew__kern_avx512_bf16 = {.name = "avx512_bf16", .bf16 = &ew__bf16_avx512, TABLE};

@@ -143,14 +143,27 @@ typedef struct ew_work {
 /* This thread's; never NULL. */
 ew_work *ew__work(void);
 
+/* c[m x nr] (rows of ldc) = (add ? c : 0) + a bp for m <= mr rows; element (i, k) of a is a[i*a_row + k*a_col], bp is a panel
+ * [K][nr]. */
+typedef void (*ew_micro_fn)(size_t m, size_t K, const float *a, size_t a_row, size_t a_col, const float *bp, float *c,
+                            size_t ldc, bool add);
+
+/* Products of BF16 pairs: a dword is two neighbours along the summed index, the first in its low half. */
+typedef struct ew_bf16 {
+    /* As gemm_micro, over K dwords: both products of a pair are added. a_col is 1. NULL: ref, which rounds and sums in double. */
+    ew_micro_fn micro;
+    /* n floats, rounded to nearest even, as n/2 dwords (n odd: one more, its high half 0). No alignment. */
+    void (*row)(const float *x, size_t n, void *y);
+    /* y[i] = {a[i], b[i]}, n a multiple of 16, all aligned to 64. */
+    void (*pairs)(const float *a, const float *b, size_t n, void *y);
+} ew_bf16;
+
 struct ew_kern {
     const char *name;
     /* ---- f32 product; NULL micro: the plain loops of ref ---- */
     unsigned mr, nr;
-    /* c[m x nr] (rows of ldc) = (add ? c : 0) + a bp for m <= mr rows; element (i, k) of a is a[i*a_row + k*a_col], bp is a panel
-     * [K][nr]. */
-    void (*gemm_micro)(size_t m, size_t K, const float *a, size_t a_row, size_t a_col, const float *bp, float *c,
-                       size_t ldc, bool add);
+    ew_micro_fn gemm_micro;
+    const ew_bf16 *bf16; /* products with weights go by BF16; NULL = f32 */
     /* dst[k*width + r] = src[r*row + k*col] for r < rows, 0 for rows <= r < width. */
     void (*gemm_pack)(const float *src, size_t row, size_t col, size_t rows, size_t K, size_t width, float *dst);
     /* ---- rows ---- */
@@ -192,10 +205,13 @@ struct ew_kern {
 };
 
 extern const ew_kern ew__kern_ref;
+extern const ew_kern ew__kern_ref_bf16;
 extern const ew_qkern ew__qkern_ref;
 #if defined(__x86_64__)
 extern const ew_kern ew__kern_avx2;
 extern const ew_kern ew__kern_avx512;
+extern const ew_kern ew__kern_avx512_bf16;
+extern const ew_bf16 ew__bf16_avx512;
 extern const ew_qkern ew__qkern_avx2;
 extern const ew_qkern ew__qkern_avx512;
 void ew__dequant_row_avx2(ew_dtype t, const void *src, float *dst, size_t n);
@@ -213,6 +229,8 @@ extern const ew_qkern ew__qkern_neon_i8mm;
 #endif
 
 void ew__dequant_row_ref(ew_dtype t, const void *src, float *dst, size_t n);
+/* A product of few columns, where the table has a way for it; false, and nothing done, where it has none. g NULL: false. */
+bool ew__gemm_thin(ew_pool *pool, const ew_kern *k, const ew_gemm_args *g);
 /* In the calling thread; a must not be another tile's TLS. */
 void ew__gemm_serial(const ew_kern *k, const ew_gemm_args *g);
 /* ew_matmul_multi of rows that are made as they are quantised: row(ctx, t) gives row t, any thread's call once. False, and nothing

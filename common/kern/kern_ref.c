@@ -164,25 +164,29 @@ static void axpy_mul_ref(float a, const float *x1, const float *x2, size_t n, fl
     }
 }
 
-const ew_kern ew__kern_ref = {
-    .name = "ref",
-    .gemm_pack = pack_ref,
-    .dequant_row = ew__dequant_row_ref,
-    .f32_to_f16 = f32_to_f16_ref,
-    .dot_f32 = dot_f32_ref,
-    .rmsnorm = rmsnorm_ref,
-    .rmsnorm_bwd = rmsnorm_bwd_ref,
-    .rope = rope_ref,
-    .swiglu = swiglu_ref,
-    .swiglu_bwd = swiglu_bwd_ref,
-    .exp_row = exp_row_ref,
-    .max_row = max_row_ref,
-    .softmax_bwd_row = softmax_bwd_row_ref,
-    .adamw = adamw_ref,
-    .axpy = axpy_ref,
-    .scale = scale_ref,
-    .mul = mul_ref,
-    .axpy_mul = axpy_mul_ref,
-    .dot_f64 = dot_f64_ref,
+/* clang-format off */
+#define TABLE .gemm_pack = pack_ref, \
+    .dequant_row = ew__dequant_row_ref, \
+    .f32_to_f16 = f32_to_f16_ref, \
+    .dot_f32 = dot_f32_ref, \
+    .rmsnorm = rmsnorm_ref, \
+    .rmsnorm_bwd = rmsnorm_bwd_ref, \
+    .rope = rope_ref, \
+    .swiglu = swiglu_ref, \
+    .swiglu_bwd = swiglu_bwd_ref, \
+    .exp_row = exp_row_ref, \
+    .max_row = max_row_ref, \
+    .softmax_bwd_row = softmax_bwd_row_ref, \
+    .adamw = adamw_ref, \
+    .axpy = axpy_ref, \
+    .scale = scale_ref, \
+    .mul = mul_ref, \
+    .axpy_mul = axpy_mul_ref, \
+    .dot_f64 = dot_f64_ref, \
     .q = &ew__qkern_ref,
-};
+/* clang-format on */
+
+const ew_kern ew__kern_ref = {.name = "ref", TABLE};
+
+static const ew_bf16 bf16_ref = {NULL, NULL, NULL};
+const ew_kern ew__kern_ref_bf16 = {.name = "ref_bf16", .bf16 = &bf16_ref, TABLE};

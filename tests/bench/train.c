@@ -86,7 +86,8 @@ static ew_status tune(bench *b, ew_error *err)
     const ew_tune_opt o = {
         .model = b->model,
         .exec = b->exec,
-        .adapter = {.rank = b->rank, .targets = b->all ? 0 : EW_ADAPTER_TARGET(EW_LINEAR_Q) | EW_ADAPTER_TARGET(EW_LINEAR_V)},
+        .adapter = {.rank = b->rank,
+                    .targets = b->all ? 0 : EW_ADAPTER_TARGET(EW_LINEAR_Q) | EW_ADAPTER_TARGET(EW_LINEAR_V)},
         .train = x,
         .n_train = n_train,
         .epochs = 1,
@@ -322,6 +323,7 @@ int main(int argc, char **argv)
     }
     ew_pool *pool = NULL;
     b.exec.kern = ew_kern_get(b.isa);
+    b.exec.kern = b.bf16 && b.exec.kern != NULL ? ew_kern_bf16(b.exec.kern) : b.exec.kern;
     ew_status st = b.exec.kern != NULL ? ew_pool_new(b.threads, &pool, &err) : ew_fail(&err, EW_EINVAL, "no such ISA");
     b.exec.pool = pool;
     st = st == EW_OK ? ew_model_open(b.path, &(ew_model_opt){.no_tokenizer = true}, &b.model, &err) : st;
