@@ -90,7 +90,7 @@ static uint32_t fold(uint32_t cp)
     int boundary = 0;
     utf8proc_ssize_t n = utf8proc_decompose_char(utf8proc_tolower((utf8proc_int32_t)cp), parts,
                                                  (utf8proc_ssize_t)EW_COUNT(parts), UTF8PROC_DECOMPOSE, &boundary);
-    if (n < 2 || !is_mark((uint32_t)parts[1])) { /* Hangul and the like stay whole */
+    if (n < 2 || parts[0] >= 0x80 || !is_mark((uint32_t)parts[1])) { /* other scripts keep theirs, as in FTS5 */
         return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
     }
     return (uint32_t)utf8proc_tolower(parts[0]);
