@@ -77,7 +77,7 @@ static void all_of_a_short_history_stands_for_more(void **state)
         int n_history;
         double score, used;
     } t[] = {{"a", 8, 0.1, 8}, {"a", 0, 0.2, 20}, {"b", 8, 0.3, 8}, {"b", 32, 0.6, 32}, {"b", 0, 0.7, 50}};
-    EW_AUTO_JSON all = json_array();
+    json_t *all = json_array();
     for (size_t i = 0; i < EW_COUNT(t); i++) {
         char id[16];
         (void)snprintf(id, sizeof(id), "t%zu", i);
@@ -88,6 +88,7 @@ static void all_of_a_short_history_stands_for_more(void **state)
                                                    "test.score", t[i].score, "n.history", t[i].used));
     }
     assert_ok(ew_report_new("n", NULL, all, &r, &err), &err);
+    json_decref(all);
     assert_int_equal(ew_report_n_done(r), 5);
     assert_ok(ew_report_markdown(r, &md, &err), &err);
     assert_non_null(strstr(ew_buf_str(&md), "0.400")); /* 32: (0.2 + 0.6) / 2 */
