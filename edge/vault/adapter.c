@@ -7,7 +7,7 @@
 
 #define COLUMNS                                                                                                        \
     "id, task, method, base_sha256, score_base, score_adapter, nll_base, nll_adapter, bytes, created_ms, active, "     \
-    "flagged, (SELECT count(*) FROM adapter_item WHERE adapter = id)"
+    "flagged, (SELECT count(*) FROM adapter_item WHERE adapter = id), rag_k, known_row, parent"
 #define ADAPTERS_MAX 100000u
 
 ew_status ew__vault_flag_adapters(ew_vault *v, uint64_t row, size_t *n_flagged, ew_error *reterr)
@@ -26,10 +26,12 @@ ew_status ew__vault_flag_adapters(ew_vault *v, uint64_t row, size_t *n_flagged, 
 static ew_status insert_meta(ew_vault *v, const ew_vault_adapter *m, size_t bytes, uint64_t *ret_id, ew_error *reterr)
 {
     EW_AUTO(ew_stmt) st = NULL;
-    EW_TRY(ew_stmt_open(v->db,
-                        "INSERT INTO adapter(task, method, base_sha256, score_base, score_adapter, nll_base, "
-                        "nll_adapter, bytes, created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                        &st, reterr));
+    EW_TRY(ew_stmt_open(
+        v->db,
+        "INSERT INTO adapter(task, method, base_sha256, score_base, score_adapter, nll_base, "
+        "nll_adapter, bytes, created_ms, rag_k, known_row, parent) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, "
+        "?11, ?12)",
+        &st, reterr));
     ew_bind_text(st, 1, m->task);
     ew_bind_text(st, 2, m->method);
     ew_bind_text(st, 3, m->base_sha256);
@@ -39,6 +41,9 @@ static ew_status insert_meta(ew_vault *v, const ew_vault_adapter *m, size_t byte
     ew_bind_f64(st, 7, m->nll_adapter);
     ew_bind_i64(st, 8, (int64_t)bytes);
     ew_bind_i64(st, 9, (int64_t)m->created_ms);
+    ew_bind_i64(st, 10, (int64_t)m->rag_k);
+    ew_bind_i64(st, 11, (int64_t)m->known_row);
+    ew_bind_i64(st, 12, (int64_t)m->parent);
     EW_TRY(ew_stmt_run(st, reterr));
     *ret_id = (uint64_t)ew_db_last_rowid(v->db);
     return EW_OK;
@@ -107,13 +112,16 @@ static void read_columns(ew_stmt *st, ew_vault_adapter *a)
         .active = ew_col_i64(st, 10) != 0,
         .flagged = ew_col_i64(st, 11) != 0,
         .n_items = (uint64_t)ew_col_i64(st, 12),
+        .rag_k = (uint32_t)ew_col_i64(st, 13),
+        .known_row = (uint64_t)ew_col_i64(st, 14),
+        .parent = (uint64_t)ew_col_i64(st, 15),
     };
     ew_str_copy(a->task, sizeof(a->task), ew_col_text(st, 1));
     ew_str_copy(a->method, sizeof(a->method), ew_col_text(st, 2));
     ew_str_copy(a->base_sha256, sizeof(a->base_sha256), ew_col_text(st, 3));
 }
 
-static ew_status find(ew_vault *v, uint64_t id, ew_vault_adapter *ret_meta, ew_error *reterr)
+ew_status ew_vault_adapter_get(ew_vault *v, uint64_t id, ew_vault_adapter *ret_meta, ew_error *reterr)
 {
     EW_AUTO(ew_stmt) st = NULL;
     bool row;
@@ -121,7 +129,7 @@ static ew_status find(ew_vault *v, uint64_t id, ew_vault_adapter *ret_meta, ew_e
     ew_bind_i64(st, 1, (int64_t)id);
     EW_TRY(ew_stmt_step(st, &row, reterr));
     if (!row) {
-        return ew_fail(reterr, EW_ENOENT, "no adapter %llu", (unsigned long long)id);
+        return ew_fail(reterr, EW_ENOENT, "no adapter %llu. HINT: edgewise-agent adapter list", (unsigned long long)id);
     }
     read_columns(st, ret_meta);
     return EW_OK;
@@ -134,7 +142,7 @@ ew_status ew_vault_adapter_activate(ew_vault *v, const char *task, const char *b
     EW_TRY(ew_tx_begin(&tx, v->db, reterr));
     if (id != 0) {
         ew_vault_adapter meta;
-        EW_TRY(find(v, id, &meta, reterr));
+        EW_TRY(ew_vault_adapter_get(v, id, &meta, reterr));
         if (meta.flagged) {
             return ew_fail(reterr, EW_ECONFLICT,
                            "adapter %llu learned from items that were forgotten since. HINT: edgewise-agent learn",
@@ -178,7 +186,7 @@ ew_status ew_vault_adapter_active(ew_vault *v, const char *task, const char *bas
 ew_status ew_vault_adapter_read(ew_vault *v, uint64_t id, ew_buf *out, ew_error *reterr)
 {
     ew_vault_adapter meta;
-    EW_TRY(find(v, id, &meta, reterr));
+    EW_TRY(ew_vault_adapter_get(v, id, &meta, reterr));
     EW_AUTO(ew_stmt) st = NULL;
     EW_TRY(ew_stmt_open(v->db, "SELECT part, data FROM adapter_chunk WHERE adapter = ?1 ORDER BY part", &st, reterr));
     ew_bind_i64(st, 1, (int64_t)id);
@@ -233,10 +241,39 @@ ew_status ew_vault_adapter_remove(ew_vault *v, uint64_t id, ew_error *reterr)
     EW_AUTO_TX tx = {0};
     ew_vault_adapter meta;
     EW_TRY(ew_tx_begin(&tx, v->db, reterr));
-    EW_TRY(find(v, id, &meta, reterr));
+    EW_TRY(ew_vault_adapter_get(v, id, &meta, reterr));
     EW_AUTO(ew_stmt) st = NULL;
     EW_TRY(ew_stmt_open(v->db, "DELETE FROM adapter WHERE id = ?1", &st, reterr));
     ew_bind_i64(st, 1, (int64_t)id);
     EW_TRY(ew_stmt_run(st, reterr));
     return ew_tx_commit(&tx, reterr);
+}
+
+static bool keeps(const ew_vault_adapter *m, const uint64_t *keep, size_t n_keep)
+{
+    bool kept = m->active;
+    for (size_t i = 0; i < n_keep; i++) {
+        kept = kept || keep[i] == m->id;
+    }
+    return kept && !m->flagged;
+}
+
+ew_status ew_vault_adapter_prune(ew_vault *v, const char *task, const uint64_t *keep, size_t n_keep,
+                                 size_t *ret_removed, ew_error *reterr)
+{
+    ew_vault_adapter *list = NULL;
+    size_t n = 0;
+    size_t removed = 0;
+    EW_TRY(ew_vault_adapter_list(v, &list, &n, reterr));
+    ew_status st = EW_OK;
+    for (size_t i = 0; i < n && st == EW_OK; i++) {
+        if (ew_str_eq(list[i].task, task) && !keeps(&list[i], keep, n_keep)) {
+            st = ew_vault_adapter_remove(v, list[i].id, reterr);
+            removed++;
+        }
+    }
+    ew_free(list);
+    EW_TRY(st);
+    *ret_removed = removed;
+    return EW_OK;
 }

@@ -27,6 +27,9 @@ static const char *const migrations[] = {
     "CREATE TABLE adapter_chunk(adapter INTEGER NOT NULL REFERENCES adapter(id) ON DELETE CASCADE, part INTEGER NOT "
     "NULL, data BLOB NOT NULL, PRIMARY KEY(adapter, part)) WITHOUT ROWID;"
     "INSERT INTO meta VALUES('generation', 0);",
+    "ALTER TABLE adapter ADD COLUMN rag_k INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE adapter ADD COLUMN known_row INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE adapter ADD COLUMN parent INTEGER NOT NULL DEFAULT 0;",
 };
 
 ew_status ew_vault_key(const char *credentials_dir, const char *fallback, uint8_t ret_key[static EW_AEAD_KEY_SIZE],
@@ -243,6 +246,19 @@ ew_status ew_vault_count(ew_vault *v, size_t *ret_n, ew_error *reterr)
     uint64_t n;
     EW_TRY(scalar(v, "SELECT count(*) FROM item", &n, reterr));
     *ret_n = (size_t)n;
+    return EW_OK;
+}
+
+ew_status ew_vault_count_after(ew_vault *v, uint64_t row, size_t *ret_n, uint64_t *ret_last, ew_error *reterr)
+{
+    EW_AUTO(ew_stmt) st = NULL;
+    bool found;
+    EW_TRY(
+        ew_stmt_open(v->db, "SELECT count(*) FILTER (WHERE row > ?1), coalesce(max(row), 0) FROM item", &st, reterr));
+    ew_bind_i64(st, 1, (int64_t)row);
+    EW_TRY(ew_stmt_step(st, &found, reterr));
+    *ret_n = found ? (size_t)ew_col_i64(st, 0) : 0;
+    *ret_last = found ? (uint64_t)ew_col_i64(st, 1) : 0;
     return EW_OK;
 }
 

@@ -42,6 +42,9 @@ ew_status ew_vault_import(ew_vault *v, const char *path, ew_vault_import_result 
 ew_status ew_vault_add_items(ew_vault *v, const ew_items *items, ew_vault_import_result *ret_result,
                              ew_error *reterr) EW_MUST_CHECK;
 ew_status ew_vault_count(ew_vault *v, size_t *ret_n, ew_error *reterr) EW_MUST_CHECK;
+/* How many items have a higher number; *ret_last is the highest number there is, 0 without items. */
+ew_status ew_vault_count_after(ew_vault *v, uint64_t row, size_t *ret_n, uint64_t *ret_last,
+                               ew_error *reterr) EW_MUST_CHECK;
 /* Rises with every change of the items, by whichever process. */
 ew_status ew_vault_generation(ew_vault *v, uint64_t *ret_generation, ew_error *reterr) EW_MUST_CHECK;
 /* All items in order; item.order = row. Released by the caller. */
@@ -77,6 +80,9 @@ typedef struct ew_vault_adapter {
     char base_sha256[65];             /* of the model file it belongs to: it fits no other */
     double score_base, score_adapter; /* on validation items, primary score of the task */
     double nll_base, nll_adapter;
+    uint32_t rag_k;      /* retrieved items of its prompts; 0 = none */
+    uint64_t known_row;  /* last item of the history that it learned from: later ones are new to it */
+    uint64_t parent;     /* adapter whose learning it goes on from; 0 = the plain model */
     uint64_t n_items;    /* learned from */
     uint64_t bytes;      /* of the file */
     uint64_t created_ms; /* wall clock */
@@ -88,6 +94,8 @@ typedef struct ew_vault_adapter {
  * n_items, active, flagged are not read. A row that is gone by now: the adapter is stored flagged. */
 ew_status ew_vault_adapter_put(ew_vault *v, const ew_vault_adapter *meta, const uint64_t *rows, size_t n_rows,
                                ew_span file, uint64_t *ret_id, ew_error *reterr) EW_MUST_CHECK;
+/* EW_ENOENT. */
+ew_status ew_vault_adapter_get(ew_vault *v, uint64_t id, ew_vault_adapter *ret_meta, ew_error *reterr) EW_MUST_CHECK;
 /* Makes it the active one of its task and base. EW_ECONFLICT when it is flagged. id 0: none is active for (task, base) any more. */
 ew_status ew_vault_adapter_activate(ew_vault *v, const char *task, const char *base_sha256, uint64_t id,
                                     ew_error *reterr) EW_MUST_CHECK;
@@ -100,5 +108,8 @@ ew_status ew_vault_adapter_read(ew_vault *v, uint64_t id, ew_buf *out, ew_error 
 ew_status ew_vault_adapter_list(ew_vault *v, ew_vault_adapter **ret_list, size_t *ret_n,
                                 ew_error *reterr) EW_MUST_CHECK;
 ew_status ew_vault_adapter_remove(ew_vault *v, uint64_t id, ew_error *reterr) EW_MUST_CHECK;
+/* Removes the adapters of a task that are neither active nor among the ids to keep; flagged ones in any case. */
+ew_status ew_vault_adapter_prune(ew_vault *v, const char *task, const uint64_t *keep, size_t n_keep,
+                                 size_t *ret_removed, ew_error *reterr) EW_MUST_CHECK;
 
 #endif

@@ -217,8 +217,13 @@ static void key_comes_from_the_credential_or_a_private_file(void **state)
 static uint64_t put(ew_vault *v, const char *task, const uint64_t *rows, size_t n, size_t bytes)
 {
     ew_error err = EW_ERROR_INIT;
-    ew_vault_adapter meta = {
-        .method = "lora", .base_sha256 = BASE, .score_base = 0.5, .score_adapter = 0.75, .created_ms = 7};
+    ew_vault_adapter meta = {.method = "lora",
+                             .base_sha256 = BASE,
+                             .score_base = 0.5,
+                             .score_adapter = 0.75,
+                             .created_ms = 7,
+                             .rag_k = 2,
+                             .known_row = 2};
     ew_str_copy(meta.task, sizeof(meta.task), task);
     char *data = ew_calloc(bytes + 1, 1);
     assert_non_null(data);
@@ -262,6 +267,32 @@ static void adapters_are_kept_in_chunks_and_one_is_active(void **state)
     assert_ok(ew_vault_adapter_list(v, &list, &n, &err), &err);
     assert_int_equal(n, 2);
     ew_free(list);
+}
+
+static void adapters_that_nothing_refers_to_are_pruned(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_vault) v = sample(ew_test_path("p.db"));
+    uint64_t rows[] = {1, 2, 3}, gone[] = {1, 99};
+    uint64_t a = put(v, "custom", rows, 3, 10), b = put(v, "custom", rows, 3, 10), c = put(v, "custom", rows, 3, 10),
+             flagged = put(v, "custom", gone, 2, 10), other = put(v, "other", rows, 3, 10);
+    const uint64_t keep[] = {a, flagged};
+    size_t removed = 0;
+    ew_vault_adapter m;
+    assert_ok(ew_vault_adapter_activate(v, "custom", BASE, c, &err), &err);
+    assert_ok(ew_vault_adapter_prune(v, "custom", keep, 2, &removed, &err), &err);
+    assert_int_equal(removed, 2);
+    assert_ok(ew_vault_adapter_get(v, a, &m, &err), &err);
+    assert_ok(ew_vault_adapter_get(v, c, &m, &err), &err);
+    assert_ok(ew_vault_adapter_get(v, other, &m, &err), &err);
+    assert_fails(EW_ENOENT, ew_vault_adapter_get(v, b, &m, &err), &err, "no adapter");
+    assert_fails(EW_ENOENT, ew_vault_adapter_get(v, flagged, &m, &err), &err, "no adapter");
+    size_t n = 0;
+    uint64_t last = 0;
+    assert_ok(ew_vault_count_after(v, 1, &n, &last, &err), &err);
+    assert_int_equal(n, 2);
+    assert_int_equal(last, 3);
 }
 
 static void forget_removes_items_and_flags_their_adapters(void **state)
@@ -384,6 +415,7 @@ int main(void)
         cmocka_unit_test(another_key_is_refused),
         cmocka_unit_test(key_comes_from_the_credential_or_a_private_file),
         cmocka_unit_test(adapters_are_kept_in_chunks_and_one_is_active),
+        cmocka_unit_test(adapters_that_nothing_refers_to_are_pruned),
         cmocka_unit_test(forget_removes_items_and_flags_their_adapters),
         cmocka_unit_test(kill_at_any_moment_loses_nothing_acknowledged),
     };
