@@ -425,6 +425,18 @@ void ew_gguf_free(ew_gguf **gp)
     *gp = NULL;
 }
 
+bool ew_gguf_holds(const ew_gguf *g, const void *data, size_t size)
+{
+    return g->map != NULL && ew_file_map_holds(g->map, data, size);
+}
+
+void ew_gguf_drop(const ew_gguf *g, const void *data, size_t size)
+{
+    if (ew_gguf_holds(g, data, size)) {
+        ew_file_map_advise(g->map, (size_t)((const uint8_t *)data - g->data), size, EW_FILE_DONTNEED);
+    }
+}
+
 const char *ew_gguf_path(const ew_gguf *g)
 {
     return g->name;

@@ -38,6 +38,10 @@ ew_status ew_gguf_open(const char *path, ew_gguf **ret, ew_error *reterr) EW_MUS
 ew_status ew_gguf_open_memory(const void *data, size_t size, const char *name, ew_gguf **ret,
                               ew_error *reterr) EW_MUST_CHECK;
 void ew_gguf_free(ew_gguf **g);
+/* Whether these bytes lie in the mapped file (never for one opened from memory); and their pages given back: they come again at the
+ * next touch. */
+bool ew_gguf_holds(const ew_gguf *g, const void *data, size_t size);
+void ew_gguf_drop(const ew_gguf *g, const void *data, size_t size);
 const char *ew_gguf_path(const ew_gguf *g);
 /* Size of the whole file. */
 size_t ew_gguf_file_bytes(const ew_gguf *g);

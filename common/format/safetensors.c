@@ -336,6 +336,29 @@ void ew_safetensors_free(ew_safetensors **sp)
     *sp = NULL;
 }
 
+static const ew_file_map *map_of(const ew_safetensors *s, const void *data, size_t size)
+{
+    for (size_t i = 0; i < s->n_shards; i++) {
+        if (s->shard[i].map != NULL && ew_file_map_holds(s->shard[i].map, data, size)) {
+            return s->shard[i].map;
+        }
+    }
+    return NULL;
+}
+
+bool ew_safetensors_holds(const ew_safetensors *s, const void *data, size_t size)
+{
+    return map_of(s, data, size) != NULL;
+}
+
+void ew_safetensors_drop(const ew_safetensors *s, const void *data, size_t size)
+{
+    const ew_file_map *map = map_of(s, data, size);
+    if (map != NULL) {
+        ew_file_map_advise(map, (size_t)((const unsigned char *)data - ew_file_map_data(map)), size, EW_FILE_DONTNEED);
+    }
+}
+
 size_t ew_safetensors_n_tensors(const ew_safetensors *s)
 {
     return s->n_tensors;

@@ -21,6 +21,9 @@ ew_status ew_safetensors_open(const char *path, ew_safetensors **ret, ew_error *
 ew_status ew_safetensors_open_memory(const void *data, size_t size, const char *name, ew_safetensors **ret,
                                      ew_error *reterr) EW_MUST_CHECK;
 void ew_safetensors_free(ew_safetensors **s);
+/* As ew_gguf_holds and ew_gguf_drop. */
+bool ew_safetensors_holds(const ew_safetensors *s, const void *data, size_t size);
+void ew_safetensors_drop(const ew_safetensors *s, const void *data, size_t size);
 size_t ew_safetensors_n_tensors(const ew_safetensors *s);
 const ew_tensor_view *ew_safetensors_tensor(const ew_safetensors *s, size_t i);
 /* NULL when absent. */

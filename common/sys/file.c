@@ -131,6 +131,12 @@ const char *ew_file_map_path(const ew_file_map *m)
     return m->path;
 }
 
+bool ew_file_map_holds(const ew_file_map *m, const void *data, size_t size)
+{
+    const uintptr_t begin = (uintptr_t)m->data, at = (uintptr_t)data;
+    return at >= begin && at - begin <= m->size && size <= m->size - (at - begin);
+}
+
 void ew_file_map_advise(const ew_file_map *m, size_t offset, size_t size, ew_file_advice advice)
 {
     static const int values[] = {MADV_NORMAL, MADV_SEQUENTIAL, MADV_RANDOM, MADV_WILLNEED, MADV_DONTNEED};

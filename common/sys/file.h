@@ -32,6 +32,8 @@ void ew_file_map_free(ew_file_map **m);
 const unsigned char *ew_file_map_data(const ew_file_map *m);
 size_t ew_file_map_size(const ew_file_map *m);
 const char *ew_file_map_path(const ew_file_map *m);
+/* Whether [data, data + size) lies in the map. */
+bool ew_file_map_holds(const ew_file_map *m, const void *data, size_t size);
 /* Advice on [offset, offset + size), clipped to the map and to whole pages. */
 void ew_file_map_advise(const ew_file_map *m, size_t offset, size_t size, ew_file_advice advice);
 

@@ -103,6 +103,8 @@ typedef struct job {
     ew_adamw_opt opt;
     float *p;
     const float *g;
+    size_t first, end; /* parameters */
+    size_t block0;     /* that holds first */
     uint64_t step;
 } job;
 
@@ -142,15 +144,17 @@ static void step_blocks(size_t begin, size_t end, unsigned thread, void *ctx)
     const job *j = ctx;
     ew_optim *o = j->o;
     (void)thread;
-    for (size_t b = begin; b < end; b++) {
+    for (size_t b = j->block0 + begin; b < j->block0 + end; b++) {
         const size_t at = b * EW_OPTIM_BLOCK, n = EW_MIN(o->n - at, (size_t)EW_OPTIM_BLOCK);
+        const size_t lo = EW_MAX(at, j->first) - at,
+                     hi = EW_MIN(at + n, j->end) - at; /* at the ends a part of the block */
         float m[EW_OPTIM_BLOCK], v[EW_OPTIM_BLOCK];
         for (size_t i = 0; i < n; i++) {
             const float r = o->map_r[o->r8[at + i]] * o->r_max[b];
             m[i] = o->map_m[o->m8[at + i]] * o->m_max[b];
             v[i] = r * r;
         }
-        ew_adamw(&j->e, &j->opt, j->p + at, j->g + at, m, v, n, j->step);
+        ew_adamw(&j->e, &j->opt, j->p + at + lo, j->g + at + lo, m + lo, v + lo, hi - lo, j->step);
         for (size_t i = 0; i < n; i++) {
             v[i] = sqrtf(v[i]);
         }
@@ -158,12 +162,19 @@ static void step_blocks(size_t begin, size_t end, unsigned thread, void *ctx)
     }
 }
 
-void ew_optim_step(const ew_exec *e, ew_optim *o, const ew_adamw_opt *opt, float *p, const float *g, uint64_t step)
+void ew_optim_step(const ew_exec *e, ew_optim *o, const ew_adamw_opt *opt, float *p, const float *g, size_t at,
+                   size_t n, uint64_t step)
 {
-    if (!o->eight_bit) {
-        ew_adamw(e, opt, p, g, o->m, o->v, o->n, step);
+    EW_ASSERT(at <= o->n && n <= o->n - at);
+    if (n == 0) {
         return;
     }
-    job j = {.e = {e->kern, NULL}, .o = o, .opt = *opt, .p = p, .g = g, .step = step};
-    ew_par_for(e->pool, (o->n + EW_OPTIM_BLOCK - 1) / EW_OPTIM_BLOCK, BLOCKS_PER_TASK, step_blocks, &j);
+    if (!o->eight_bit) {
+        ew_adamw(e, opt, p + at, g + at, o->m + at, o->v + at, n, step);
+        return;
+    }
+    job j = {.e = {e->kern, NULL}, .o = o, .opt = *opt, .p = p, .g = g, .first = at, .end = at + n, .step = step};
+    j.block0 = at / EW_OPTIM_BLOCK;
+    const size_t blocks = (at + n + EW_OPTIM_BLOCK - 1) / EW_OPTIM_BLOCK - j.block0;
+    ew_par_for(e->pool, blocks, BLOCKS_PER_TASK, step_blocks, &j);
 }

@@ -17,9 +17,8 @@
 #include "base/status.h"
 #include "kern/kern.h"
 #include "model/model.h"
+#include "peft/adapter.h"
 #include "train/backward.h"
-
-typedef struct ew_adapter ew_adapter;
 
 /* The rungs of the memory ladder, most memory first. */
 typedef enum ew_tune_rung {
@@ -55,15 +54,14 @@ typedef struct ew_pass_window {
 
 typedef struct ew_pass_opt {
     ew_exec exec;
-    const ew_model *model; /* what runs: the base, or a full fine-tuning's own float model */
-    ew_adapter *adapter;
-    ew_tune_rung rung; /* KEEP to BLOCKWISE; MEZO: forward buffers alone */
-    uint32_t window;   /* BLOCKWISE: most layers of a window */
-    size_t t_max;      /* most rows of a pass */
-    size_t a_max;      /* most answer rows of a pass */
-    float dropout;     /* on LoRA's input, gradient passes alone */
-    uint64_t seed;     /* of the dropout masks */
-    bool drop_pages;   /* give a layer's mapped pages back after use */
+    const ew_model *base;
+    const ew_model *model; /* what runs: the base, or a full fine-tuning's own (peft/adapter.h); NULL = base */
+    const ew_adapter_opt *adapter_opt; /* resolved; borrowed during new alone */
+    ew_adapter *adapter;               /* NULL: sizes alone, by a dry arena */
+    ew_tune_rung rung;                 /* KEEP to BLOCKWISE; MEZO: forward buffers alone */
+    uint32_t window;                   /* BLOCKWISE: most layers of a window */
+    uint64_t seed;                     /* of the dropout masks */
+    bool drop_pages;                   /* give a layer's mapped pages back after use */
 } ew_pass_opt;
 
 typedef struct ew_pass ew_pass;
@@ -71,8 +69,10 @@ typedef struct ew_pass ew_pass;
 /* Tables of the pass; buffers come with ew_pass_take. EW_ENOMEM, EW_EUNSUPPORTED (a family or hook without backward). */
 ew_status ew_pass_new(const ew_pass_opt *opt, ew_pass **ret_pass, ew_error *reterr) EW_MUST_CHECK;
 void ew_pass_free(ew_pass **p);
-/* Takes all buffers for rows as given (they replace opt's); in a dry arena they only count. */
+/* Takes all buffers for at most t_max rows in a pass, a_max of them of answers; in a dry arena they only count. */
 bool ew_pass_take(ew_pass *p, ew_arena *a, size_t t_max, size_t a_max);
+/* Of those, what is scratch of products and of the loss. */
+uint64_t ew_pass_scratch_bytes(const ew_pass *p);
 /* Fills tables, once after ew_pass_take on a real arena. */
 void ew_pass_start(ew_pass *p);
 

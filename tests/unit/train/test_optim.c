@@ -48,7 +48,7 @@ static void steps(const ew_exec *e, setup *s, uint64_t from, uint64_t to)
             const double c = pow(10.0, -4.0 * (double)(i % 97) / 97.0);
             s->g[i] = (float)(c * ((double)s->p[i] - (double)s->goal[i]) + 0.02 * c * ew_rng_normal(&rng));
         }
-        ew_optim_step(e, &s->o, &adam, s->p, s->g, t + 1);
+        ew_optim_step(e, &s->o, &adam, s->p, s->g, 0, N, t + 1);
     }
 }
 
@@ -90,7 +90,7 @@ static void codes_stay_near_what_they_stand_for(void **state)
     }
     double sum = 0;
     for (uint64_t t = 0; t < 200; t++) { /* m -> (1 - 0.9^200) g = g */
-        ew_optim_step(&e, &s.o, &adam, s.p, s.g, t + 1);
+        ew_optim_step(&e, &s.o, &adam, s.p, s.g, 0, N, t + 1);
         for (size_t i = 0; t >= 150 && i < N; i++) {
             const double m = (double)s.o.map_m[s.o.m8[i]] * (double)s.o.m_max[i / EW_OPTIM_BLOCK];
             const double off = m / (double)s.g[i] - 1;
@@ -142,11 +142,42 @@ static void threads_and_a_stop_in_between_change_nothing(void **state)
     }
 }
 
+static void a_part_steps_alone(void **state)
+{
+    (void)state;
+    const ew_exec e = {ew_kern_get(NULL), NULL};
+    static setup s, whole;
+    for (int eight_bit = 0; eight_bit < 2; eight_bit++) {
+        begin(&s, eight_bit == 1);
+        begin(&whole, eight_bit == 1);
+        for (size_t i = 0; i < N; i++) {
+            s.g[i] = whole.g[i] = s.goal[i];
+        }
+        ew_optim_step(&e, &s.o, &adam, s.p, s.g, 300, 450, 1);
+        ew_optim_step(&e, &whole.o, &adam, whole.p, whole.g, 0, N, 1);
+        for (size_t i = 0; i < N; i++) {
+            const bool in = i >= 300 && i < 750;
+            assert_true(s.p[i] == (in ? whole.p[i] : 0));
+        }
+        memset(s.p, 0, sizeof(s.p));
+        ew_optim_step(&e, &s.o, &adam, s.p, s.g, 0, 300, 1);
+        ew_optim_step(&e, &s.o, &adam, s.p, s.g, 750, N - 750, 1);
+        for (size_t i = 0; i < N; i++) {
+            const bool in = i >= 300 && i < 750;
+            assert_true(s.p[i] == (in ? 0 : whole.p[i]));
+        }
+        ew_optim_step(&e, &s.o, &adam, s.p, s.g, N, 0, 1);
+        ew_arena_release(&s.arena);
+        ew_arena_release(&whole.arena);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(eight_bits_learn_as_f32_does),
         cmocka_unit_test(codes_stay_near_what_they_stand_for),
+        cmocka_unit_test(a_part_steps_alone),
         cmocka_unit_test(threads_and_a_stop_in_between_change_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
