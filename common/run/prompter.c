@@ -14,6 +14,7 @@ struct ew_prompter {
     ew_rag *rag;            /* NULL without retrieval; keys are indices into sources */
     ew_rag_hit *hits;       /* [rag_k] */
     const ew_item **picked; /* [rag_k] */
+    float *vector;          /* [dim] of a query, scratch; NULL without an embedder */
     ew_tokens count;        /* scratch of the token counter */
 };
 
@@ -28,6 +29,19 @@ static size_t count_tokens(const char *text, size_t size, void *ctx)
     return p->count.n;
 }
 
+static ew_status add_vector(ew_prompter *p, size_t i, const char *text, size_t size, ew_error *reterr)
+{
+    if (p->vector == NULL) {
+        return EW_OK;
+    }
+    size_t dim = ew_embedder_dim(p->opt.embedder);
+    const float *v = p->opt.vectors != NULL ? p->opt.vectors + i * dim : p->vector;
+    if (p->opt.vectors == NULL) {
+        EW_TRY(ew_embed_text(p->opt.embedder, text, size, p->vector, reterr));
+    }
+    return ew_rag_vector_add(p->rag, i, v, dim, reterr);
+}
+
 static ew_status build_index(ew_prompter *p, ew_error *reterr)
 {
     EW_AUTO_BUF text = {0};
@@ -37,6 +51,15 @@ static ew_status build_index(ew_prompter *p, ew_error *reterr)
         ew_task_corpus(p->opt.task, &p->sources[i], &text);
         EW_TRY(ew_buf_check(&text, reterr));
         EW_TRY(ew_rag_add(p->rag, i, ew_buf_str(&text), text.size, p->sources[i].order, reterr));
+        EW_TRY(add_vector(p, i, ew_buf_str(&text), text.size, reterr));
+    }
+    return EW_OK;
+}
+
+static ew_status check_fusion(const ew_prompter_opt *opt, ew_error *reterr)
+{
+    if ((opt->rag_fuse & EW_RAG_VECTOR) != 0 && opt->embedder == NULL) {
+        return ew_fail(reterr, EW_EINVAL, "retrieval by vectors needs a model that makes them");
     }
     return EW_OK;
 }
@@ -55,11 +78,14 @@ ew_status ew_prompter_new(const ew_prompter_opt *opt, const ew_item *sources, si
                        p->opt.seq_max_tok, opt->task->max_answer_tok);
     }
     if (opt->rag_k > 0) {
+        EW_TRY(check_fusion(opt, reterr));
         p->sources = sources;
         p->n_sources = n_sources;
         p->hits = ew_calloc(opt->rag_k, sizeof(*p->hits));
         p->picked = ew_calloc(opt->rag_k, sizeof(*p->picked));
-        if (p->hits == NULL || p->picked == NULL) {
+        bool vectors = (opt->rag_fuse & EW_RAG_VECTOR) != 0;
+        p->vector = vectors ? ew_calloc(ew_embedder_dim(opt->embedder), sizeof(*p->vector)) : NULL;
+        if (p->hits == NULL || p->picked == NULL || (vectors && p->vector == NULL)) {
             return ew_fail(reterr, EW_ENOMEM, "out of memory for prompts");
         }
         EW_TRY(build_index(p, reterr));
@@ -75,6 +101,7 @@ void ew_prompter_free(ew_prompter **p)
         ew_rag_free(&(*p)->rag);
         ew_free((*p)->hits);
         ew_free((*p)->picked);
+        ew_free((*p)->vector);
         ew_tokens_release(&(*p)->count);
         ew_free(*p);
         *p = NULL;
@@ -90,7 +117,13 @@ ew_status ew_prompter_prompt(ew_prompter *p, const char *input, uint64_t before,
                                     .size = strlen(input),
                                     .k = p->opt.rag_k,
                                     .before_order = before,
-                                    .recency = p->opt.rag_recency};
+                                    .recency = p->opt.rag_recency,
+                                    .fuse = p->opt.rag_fuse,
+                                    .vector = p->vector,
+                                    .dim = p->vector != NULL ? ew_embedder_dim(p->opt.embedder) : 0};
+        if (p->vector != NULL) {
+            EW_TRY(ew_embed_text(p->opt.embedder, input, strlen(input), p->vector, reterr));
+        }
         EW_TRY(ew_rag_search(p->rag, &query, p->hits, &n, reterr));
         for (size_t i = 0; i < n; i++) {
             p->picked[i] = &p->sources[p->hits[i].key];

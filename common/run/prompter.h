@@ -1,11 +1,13 @@
 /* From items to token sequences: the one place where tuning, evaluation and serving turn a person's items into prompts.
  *
- * Owns the retrieval index over the items that may be retrieved. Locking: one owning thread. */
+ * Owns the retrieval index over the items that may be retrieved. Causal: what a prompt shows depends on the sources of lower order alone, for the
+ * prompts of training as for those of evaluation. Locking: one owning thread. */
 #ifndef EW_RUN_PROMPTER_H
 #define EW_RUN_PROMPTER_H
 
 #include "base/status.h"
 #include "rag/rag.h"
+#include "run/embed.h"
 #include "task/task.h"
 #include "token/tokenizer.h"
 
@@ -16,7 +18,10 @@ typedef struct ew_prompter_opt {
     const ew_tokenizer *tokenizer; /* outlives the prompter */
     uint32_t seq_max_tok;          /* of prompt and answer; 0 = 512 */
     uint32_t rag_k;                /* retrieved items per prompt; 0 = no retrieval */
-    double rag_recency;            /* weight of recency, 0..1 */
+    double rag_recency;            /* weight of recency, 0..1; with rag_fuse 0 */
+    unsigned rag_fuse;             /* EW_RAG_BM25 | …: rankings that are fused; 0 = BM25 and rag_recency */
+    ew_embedder *embedder;         /* of the vectors; outlives the prompter. Needed with EW_RAG_VECTOR */
+    const float *vectors;          /* [n_sources, dim] of the sources by this embedder, copied; NULL = made here */
 } ew_prompter_opt;
 
 /* sources: what may be retrieved (borrowed, with their strings, for the prompter's life); NULL when rag_k is 0. */
