@@ -102,7 +102,19 @@ ew_status ew_model_config_check(const ew_model_config *cfg, ew_error *reterr)
 ew_status ew_model_check_trainable(const ew_model_config *cfg, ew_error *reterr)
 {
     EW_TRY(ew_model_config_check(cfg, reterr));
-    char module[96];
+    if (cfg->encoder || cfg->norm_after || (cfg->parallel && cfg->post_norms)) {
+        return ew_fail(reterr, EW_EUNSUPPORTED,
+                       "training is available for models that predict the next token; this one, '%s', %s", cfg->arch,
+                       cfg->encoder      ? "is an encoder"
+                       : cfg->norm_after ? "has its norms after the sums"
+                                         : "is parallel with norms after");
+    }
+    return EW_OK;
+}
+
+ew_status ew_model_check_plain(const ew_model_config *cfg, ew_error *reterr)
+{
+    EW_TRY(ew_model_config_check(cfg, reterr));
     const struct {
         bool has;
         const char *what;
@@ -118,13 +130,10 @@ ew_status ew_model_check_trainable(const ew_model_config *cfg, ew_error *reterr)
         {cfg->window > 0 && cfg->window < cfg->n_ctx_train, "has sliding windows"},
         {cfg->embed_scale != 0 || cfg->attn_scale != 0, "scales its embedding or its scores"},
         {cfg->attn_softcap != 0 || cfg->final_softcap != 0, "has soft caps"},
-        {cfg->rope_mscale != 0 || cfg->rope_scaling == EW_ROPE_SCALING_LONGROPE, "has yarn or longrope positions"},
-        {!ew_linear_hf_module(cfg, EW_LINEAR_Q, 0, module, sizeof(module)),
-         "has fused projections, for which no adapter can be written"}};
+        {cfg->rope_mscale != 0 || cfg->rope_scaling == EW_ROPE_SCALING_LONGROPE, "has yarn or longrope positions"}};
     for (size_t i = 0; i < EW_COUNT(features); i++) {
         if (features[i].has) {
-            return ew_fail(reterr, EW_EUNSUPPORTED,
-                           "training is available for models of the 'llama' architecture; this one, '%s', %s",
+            return ew_fail(reterr, EW_EUNSUPPORTED, "this is for models of the 'llama' architecture; this one, '%s', %s",
                            cfg->arch, features[i].what);
         }
     }

@@ -96,9 +96,11 @@ void ew_model_floats_copy(const ew_model *m, const ew_model_floats *dst);
 ew_status ew_model_overlay(const ew_model *base, const ew_model_floats *weights, ew_model **ret_model,
                            ew_error *reterr) EW_MUST_CHECK;
 
-/* EW_OK when train/ can compute the gradients of such a model: the Llama block. EW_EUNSUPPORTED with the first feature that is missing.
- * Before anything is allocated. */
+/* EW_OK when train/ can compute the gradients of such a model: every decoder. EW_EUNSUPPORTED with what is missing. Before anything is
+ * allocated. */
 ew_status ew_model_check_trainable(const ew_model_config *cfg, ew_error *reterr) EW_MUST_CHECK;
+/* EW_OK when its layers are Llama's and nothing else: what pre-training makes. EW_EUNSUPPORTED with the first feature beyond. */
+ew_status ew_model_check_plain(const ew_model_config *cfg, ew_error *reterr) EW_MUST_CHECK;
 
 /* Checks a configuration: every count in range, H % K, n_rot, V; the message names the field. */
 ew_status ew_model_config_check(const ew_model_config *cfg, ew_error *reterr) EW_MUST_CHECK;

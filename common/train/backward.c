@@ -1,32 +1,67 @@
+/* Buffers and the block: norms, attention and feed-forward in the forms of model.h, forward and backward. */
 #include "train/backward.h"
 
 #include <math.h>
+#include <string.h>
 
-#include "kern/ops.h"
+#include "train/backward_int.h"
+
+#define ATTENTION 0
+#define FFN 1
 
 ew_status ew_train_supported(const ew_model_config *cfg, ew_error *reterr)
 {
     return ew_model_check_trainable(cfg, reterr);
 }
 
-static size_t wide_elems(const ew_model_config *cfg)
+ew_train_needs ew_train_needs_of(const ew_adapter_opt *opt, uint32_t n_ctx)
 {
-    size_t w = EW_MAX((size_t)cfg->F, (size_t)cfg->H * cfg->D);
-    w = EW_MAX(w, 2 * (size_t)cfg->K * cfg->D);
-    return EW_MAX(w, (size_t)cfg->C);
+    return (ew_train_needs){.n_ctx = n_ctx,
+                            .rank = opt->kind == EW_ADAPTER_LORA ? opt->rank : 0,
+                            .width = opt->kind == EW_ADAPTER_BOTTLENECK ? opt->width : 0,
+                            .scales = opt->kind == EW_ADAPTER_IA3 || opt->dora,
+                            .dropout = opt->dropout > 0};
 }
 
-bool ew_train_acts_take(ew_arena *a, const ew_model_config *cfg, size_t t_max, ew_train_acts *ret)
+/* ---- buffers ---- */
+
+static size_t q_width(const ew_model_config *cfg)
 {
-    const size_t c = cfg->C, hd = (size_t)cfg->H * cfg->D, kd = (size_t)cfg->K * cfg->D, f = cfg->F;
+    return (size_t)cfg->H * cfg->D;
+}
+
+static size_t kv_width(const ew_model_config *cfg)
+{
+    return (size_t)cfg->K * cfg->D;
+}
+
+static float *take(ew_arena *a, size_t rows, size_t width)
+{
+    return width > 0 ? ew_arena_take(a, rows, width * sizeof(float)) : NULL;
+}
+
+bool ew_train_acts_take(ew_arena *a, const ew_model_config *cfg, const ew_train_needs *needs, size_t t_max,
+                        ew_train_acts *ret)
+{
+    const size_t c = cfg->C, hd = q_width(cfg), kd = kv_width(cfg), f = cfg->F;
+    const size_t rms = cfg->norm == EW_NORM_RMS, o = cfg->post_norms || needs->width > 0 ? c : 0;
     const struct {
         float **dst;
         size_t width;
-    } parts[] = {{&ret->x, c},  {&ret->rstd1, 1}, {&ret->n1, c},       {&ret->q, hd}, {&ret->k, kd},
-                 {&ret->v, kd}, {&ret->att, hd},  {&ret->lse, cfg->H}, {&ret->x1, c}, {&ret->rstd2, 1},
-                 {&ret->n2, c}, {&ret->gate, f},  {&ret->up, f},       {&ret->h, f}};
+    } parts[] = {{&ret->rstd1, rms},
+                 {&ret->q, hd},
+                 {&ret->k, kd},
+                 {&ret->v, kd},
+                 {&ret->att, hd},
+                 {&ret->lse, cfg->H},
+                 {&ret->x1, cfg->parallel ? 0 : c},
+                 {&ret->rstd2, rms},
+                 {&ret->gate, cfg->ungated ? 0 : f},
+                 {&ret->up, f},
+                 {&ret->o[0], o},
+                 {&ret->o[1], o}};
     for (size_t i = 0; i < EW_COUNT(parts); i++) {
-        *parts[i].dst = ew_arena_take(a, t_max * parts[i].width, sizeof(float));
+        *parts[i].dst = take(a, t_max, parts[i].width);
     }
     return !a->overflow;
 }
@@ -45,185 +80,434 @@ static size_t product_scratch(const ew_model *m, size_t t_max)
     return most;
 }
 
-bool ew_train_work_take(ew_arena *a, const ew_model *m, uint32_t lora_rank, size_t t_max, ew_train_work *ret)
+static void take_rope(ew_arena *a, const ew_model *m, size_t n_ctx, ew_train_work *ret)
 {
     const ew_model_config *cfg = ew_model_config_of(m);
+    ret->rope[0] = (ew_rope_opt){.kind = cfg->rope_kind,
+                                 .n_rot = cfg->n_rot,
+                                 .theta_base = cfg->rope_theta,
+                                 .mscale = cfg->rope_mscale,
+                                 .freq_factors = ew_model_rope_factors_for(m, (uint32_t)n_ctx),
+                                 .n_table = n_ctx};
+    ret->rope[1] = (ew_rope_opt){0};
+    if (cfg->rope_theta_local != 0) {
+        ret->rope[1] = (ew_rope_opt){
+            .kind = cfg->rope_kind, .n_rot = cfg->n_rot, .theta_base = cfg->rope_theta_local, .n_table = n_ctx};
+    }
+    for (size_t i = 0; i < EW_COUNT(ret->rope); i++) {
+        ret->rope[i].table = take(a, n_ctx, ret->rope[i].n_rot);
+    }
+}
+
+bool ew_train_work_take(ew_arena *a, const ew_model *m, const ew_train_needs *needs, size_t t_max, ew_train_work *ret)
+{
+    const ew_model_config *cfg = ew_model_config_of(m);
+    const size_t c = cfg->C, hd = q_width(cfg), kd = kv_width(cfg), f = cfg->F;
+    const size_t wide = EW_MAX(EW_MAX(f, c), 2 * hd + 2 * kd + (cfg->qk_norm ? hd + kd : 0));
+    const size_t low = EW_MAX(needs->rank, needs->width), widest = EW_MAX(EW_MAX(f, c), EW_MAX(hd, kd));
     ret->t_max = t_max;
-    ret->dx = ew_arena_take(a, t_max * cfg->C, sizeof(float));
-    ret->dn = ew_arena_take(a, t_max * cfg->C, sizeof(float));
-    for (size_t i = 0; i < EW_COUNT(ret->dwide); i++) {
-        ret->dwide[i] = ew_arena_take(a, t_max * wide_elems(cfg), sizeof(float));
-    }
-    for (size_t i = 0; i < EW_COUNT(ret->lowrank); i++) {
-        ret->lowrank[i] = lora_rank > 0 ? ew_arena_take(a, t_max * lora_rank, sizeof(float)) : NULL;
-    }
+    ret->dx = take(a, t_max, c);
+    ret->dn = take(a, t_max, c);
+    ret->n = take(a, t_max, c);
+    ret->wide = take(a, t_max, wide);
+    ret->lowrank[0] = take(a, t_max, low);
+    ret->lowrank[1] = take(a, t_max, low);
+    ret->stat = take(a, t_max, cfg->norm == EW_NORM_LAYER ? 2 : cfg->post_norms);
+    ret->masked = take(a, EW_MIN(t_max, (size_t)EW__ROWS), needs->dropout ? widest : 0);
+    ret->again = take(a, EW_MIN(t_max, (size_t)EW__ROWS), needs->scales ? widest : 0);
     ret->scratch = ew_arena_take(a, product_scratch(m, t_max), 1);
-    ret->rope = (ew_rope_opt){.kind = cfg->rope_kind,
-                              .n_rot = cfg->n_rot,
-                              .theta_base = cfg->rope_theta,
-                              .freq_factors = ew_model_rope_factors(m),
-                              .table = ew_arena_take(a, t_max * cfg->n_rot, sizeof(float)),
-                              .n_table = t_max};
+    take_rope(a, m, needs->n_ctx != 0 ? needs->n_ctx : t_max, ret);
     return !a->overflow;
 }
 
 void ew_train_work_start(ew_train_work *w)
 {
-    /* The table is the caller's arena memory; the option struct only reads it. */
-    union {
-        const float *in;
-        float *out;
-    } table = {w->rope.table};
-    w->rope.table = NULL;
-    ew_rope_table(&w->rope, w->t_max, table.out);
-    w->rope.table = table.in;
+    for (size_t i = 0; i < EW_COUNT(w->rope) && w->rope[i].n_rot > 0; i++) {
+        ew_rope_opt fill = w->rope[i];
+        fill.table = NULL;
+        ew_rope_table(&fill, fill.n_table, (float *)(uintptr_t)w->rope[i].table); /* our arena's memory */
+    }
 }
 
-/* y[T,F] = x W^T + scale (x A^T) B^T.  Overwrites y. */
-static void linear_forward(const ew_exec *e, const ew_mat *w, const ew_linear_hook *lora, const float *x, size_t T,
-                           float *y, ew_train_work *work)
+static layer_pass pass_of(const ew_exec *e, const ew_model *m, uint32_t il, const ew_hooks *hooks,
+                          const ew_train_batch *b, ew_train_acts *acts, ew_train_work *work, const ew_hook_grads *g)
 {
-    ew_matmul_f32(e, w, x, T, y, false);
-    if (lora == NULL || lora->rank == 0) {
-        return;
+    layer_pass p = {.e = e,
+                    .cfg = ew_model_config_of(m),
+                    .w = ew_model_layer(m, il),
+                    .il = il,
+                    .hooks = hooks,
+                    .b = b,
+                    .T = b->T,
+                    .acts = acts,
+                    .work = work,
+                    .g = g};
+    EW_DASSERT(b->T <= work->t_max);
+    if (hooks != NULL) {
+        p.linear = hooks->linear != NULL ? hooks->linear + (size_t)il * EW_LINEAR_COUNT : NULL;
+        p.bottleneck = hooks->bottleneck != NULL ? hooks->bottleneck + (size_t)il * 2 : NULL;
     }
-    const size_t r = lora->rank;
-    float *u = work->lowrank[0];
-    ew_gemm(e, &(ew_gemm_args){T, r, w->cols, 1.0F, x, w->cols, 1, lora->a, 1, w->cols, u, r, false});
-    ew_gemm(e, &(ew_gemm_args){T, w->rows, r, lora->scale, u, r, 1, lora->b, 1, r, y, w->rows, true});
+    if (g != NULL) {
+        p.gw = g->weights != NULL ? &g->weights->layer[il] : NULL;
+        p.gl = g->linear != NULL ? g->linear + (size_t)il * EW_LINEAR_COUNT : NULL;
+        p.gb = g->bottleneck != NULL ? g->bottleneck + (size_t)il * 2 : NULL;
+    }
+    return p;
 }
 
-/* Gradients of y += scale (x A^T) B^T.  da, db += …; dx += scale (dy B) A (NULL = not wanted). */
-static void lora_backward(const ew_exec *e, const ew_mat *w, const ew_linear_hook *lora, const float *x,
-                          const float *dy, size_t T, float *da, float *db, float *dx, ew_train_work *work)
+/* ---- norms ---- */
+
+static void norm(const layer_pass *p, const float *x, const float *w, const float *b, float *y, float *rstd)
 {
-    const size_t r = lora->rank, c = w->cols, f = w->rows;
-    float *u = work->lowrank[0];
-    float *du = work->lowrank[1];
-    ew_gemm(e, &(ew_gemm_args){T, r, f, lora->scale, dy, f, 1, lora->b, r, 1, du, r, false});
-    if (da != NULL) {
-        ew_gemm(e, &(ew_gemm_args){T, r, c, lora->scale, x, c, 1, lora->a, 1, c, u, r, false});
-        ew_gemm(e, &(ew_gemm_args){f, r, T, 1.0F, dy, 1, f, u, r, 1, db, r, true});
-        ew_gemm(e, &(ew_gemm_args){r, c, T, 1.0F, du, 1, r, x, c, 1, da, c, true});
-    }
-    if (dx != NULL) {
-        ew_gemm(e, &(ew_gemm_args){T, c, r, 1.0F, du, r, 1, lora->a, c, 1, dx, c, true});
+    if (p->cfg->norm == EW_NORM_LAYER) {
+        ew_layernorm(p->e, x, w, b, p->T, p->cfg->C, p->cfg->norm_eps, y);
+    } else {
+        ew_rmsnorm(p->e, x, w, p->T, p->cfg->C, p->cfg->norm_eps, y, rstd);
     }
 }
 
-/* Gradients of linear_forward. dw, da, db += …; dx[T,C] (+)= dy W + …, not computed when dx is NULL. */
-static void linear_backward(const ew_exec *e, const ew_mat *w, const ew_linear_hook *lora, const float *x,
-                            const float *dy, size_t T, const ew_train_layer_grads *g, ew_linear which, float *dx,
-                            bool accumulate, ew_train_work *work)
+/* dx += …; dx, dw, db may be NULL. */
+static void norm_backward(const layer_pass *p, const float *x, const float *w, const float *rstd, const float *dy,
+                          float *dx, float *dw, float *db)
 {
-    if (dx != NULL) {
-        ew_matmul_dx(e, w, dy, T, dx, accumulate, work->scratch);
-    }
-    if (g->linear[which] != NULL) {
-        ew_matmul_dw(e, dy, x, T, w->rows, w->cols, g->linear[which]);
-    }
-    if (lora != NULL && lora->rank != 0) {
-        lora_backward(e, w, lora, x, dy, T, g->lora_a[which], g->lora_b[which], dx, work);
+    if (p->cfg->norm == EW_NORM_LAYER) {
+        ew_layernorm_bwd(p->e, x, w, dy, p->T, p->cfg->C, p->cfg->norm_eps, p->work->stat, dx, dw, db);
+    } else {
+        ew_rmsnorm_bwd(p->e, x, w, rstd, dy, p->T, p->cfg->C, dx, dw);
     }
 }
 
-static ew_attention_train_args attention_args(const ew_model_config *cfg, const ew_train_batch *b,
-                                              const ew_train_acts *acts)
+/* The norm that the feed-forward of a parallel layer reads when it has none of its own is attention's. */
+static bool shares_norm(const layer_pass *p)
 {
-    return (ew_attention_train_args){.q = acts->q,
-                                     .k = acts->k,
-                                     .v = acts->v,
-                                     .seq = b->bound,
-                                     .n_seq = b->n_seq,
-                                     .H = cfg->H,
-                                     .K = cfg->K,
-                                     .D = cfg->D,
-                                     .scale = 1.0F / sqrtf((float)cfg->D),
-                                     .out = acts->att,
-                                     .lse = acts->lse};
+    return p->cfg->parallel && p->w->ffn_norm == NULL;
 }
 
-static const ew_linear_hook *pair(const ew_linear_hook *lora, ew_linear which)
+static void attn_norm(const layer_pass *p)
 {
-    return lora != NULL ? &lora[which] : NULL;
+    norm(p, p->acts->x, p->w->attn_norm, p->w->attn_norm_b, p->work->n, p->acts->rstd1);
 }
 
-void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_linear_hook *lora,
+static void ffn_norm(const layer_pass *p)
+{
+    if (shares_norm(p)) {
+        attn_norm(p);
+    } else {
+        norm(p, p->cfg->parallel ? p->acts->x : p->acts->x1, p->w->ffn_norm, p->w->ffn_norm_b, p->work->n,
+             p->acts->rstd2);
+    }
+}
+
+/* ---- what attention and feed-forward give, on its way to the stream ---- */
+
+static const float *post_norm(const layer_pass *p, int which)
+{
+    return which == ATTENTION ? p->w->attn_post_norm : p->w->ffn_post_norm;
+}
+
+/* Where the linear at the end of a branch writes: `to`, or what is kept of it. */
+static float *branch_target(const layer_pass *p, int which, float *to)
+{
+    return p->acts->o[which] != NULL ? p->acts->o[which] : to;
+}
+
+/* to = norm after and bottleneck of what branch_target got. */
+static void branch_end(const layer_pass *p, int which, float *to)
+{
+    const float *o = p->acts->o[which], *w = post_norm(p, which);
+    if (w != NULL) {
+        norm(p, o, w, NULL, to, NULL);
+    } else if (o != NULL) {
+        memcpy(to, o, p->T * p->cfg->C * sizeof(float));
+    }
+    if (ew__has_bottleneck(p, which)) {
+        ew__bottleneck_forward(p, which, to);
+    }
+}
+
+/* The gradient of what the branch's last linear gave: dx itself, or n or dn where it has to change. */
+static float *branch_backward(const layer_pass *p, int which)
+{
+    ew_train_work *work = p->work;
+    const size_t bytes = p->T * p->cfg->C * sizeof(float);
+    const float *o = p->acts->o[which], *w = post_norm(p, which);
+    const bool scales = ew__linear_scales(p, which == ATTENTION ? EW_LINEAR_O : EW_LINEAR_DOWN);
+    float *dw = NULL;
+    if (w == NULL && !ew__has_bottleneck(p, which) && !scales) {
+        return work->dx;
+    }
+    memcpy(work->n, work->dx, bytes);
+    if (ew__has_bottleneck(p, which)) {
+        if (w != NULL) {
+            norm(p, o, w, NULL, work->dn, NULL);
+        }
+        ew__bottleneck_backward(p, which, w != NULL ? work->dn : o, work->n);
+    }
+    if (w == NULL) {
+        return work->n;
+    }
+    if (p->gw != NULL) {
+        dw = which == ATTENTION ? p->gw->attn_post_norm : p->gw->ffn_post_norm;
+    }
+    EW_ASSERT(!p->cfg->parallel); /* dn would not be free */
+    memset(work->dn, 0, bytes);
+    if (p->cfg->norm == EW_NORM_RMS) {
+        ew_rmsnorm(p->e, o, w, p->T, p->cfg->C, p->cfg->norm_eps, work->wide, work->stat);
+    }
+    norm_backward(p, o, w, work->stat, work->n, work->dn, dw, NULL);
+    return work->dn;
+}
+
+/* ---- attention ---- */
+
+/* Norms and positions of q or k, in place; inverse: the positions' backward alone. */
+static void turn(const layer_pass *p, float *x, const float *w, size_t n_heads, bool inverse)
+{
+    const ew_model_config *c = p->cfg;
+    const ew_rope_opt *rope = &p->work->rope[c->local[p->il] && p->work->rope[1].n_rot > 0 ? 1 : 0];
+    if (w != NULL && !inverse) {
+        ew_head_norm(p->e, c->norm, x, w, c->qk_norm_heads, p->T, n_heads, c->D, c->norm_eps);
+    }
+    if (rope->n_rot > 0) {
+        ew_rope(p->e, rope, x, p->T, n_heads, c->D, p->b->pos, 0, inverse);
+    }
+}
+
+/* q and k as attention sees them: in acts, or from `room` on where those are kept as they were before. */
+static void turned(const layer_pass *p, bool fresh, float *room, float **q, float **k)
+{
+    const size_t T = p->T, hd = q_width(p->cfg), kd = kv_width(p->cfg);
+    *q = p->acts->q;
+    *k = p->acts->k;
+    if (p->cfg->qk_norm) {
+        *q = room;
+        *k = room + T * hd;
+        memcpy(*q, p->acts->q, T * hd * sizeof(float));
+        memcpy(*k, p->acts->k, T * kd * sizeof(float));
+    }
+    if (p->cfg->qk_norm || fresh) {
+        turn(p, *q, p->w->q_norm, p->cfg->H, false);
+        turn(p, *k, p->w->k_norm, p->cfg->K, false);
+    }
+}
+
+static ew_attention_train_args attention_args(const layer_pass *p, const float *q, const float *k)
+{
+    const ew_model_config *c = p->cfg;
+    const ew_hooks *h = p->hooks;
+    ew_attention_train_args a = {.q = q,
+                                 .k = k,
+                                 .v = p->acts->v,
+                                 .seq = p->b->bound,
+                                 .n_seq = p->b->n_seq,
+                                 .H = c->H,
+                                 .K = c->K,
+                                 .D = c->D,
+                                 .scale = c->attn_scale != 0 ? c->attn_scale : 1.0F / sqrtf((float)c->D),
+                                 .window = c->local[p->il] ? c->window : 0,
+                                 .softcap = c->attn_softcap,
+                                 .out = p->acts->att,
+                                 .lse = p->acts->lse};
+    if (h != NULL && h->prefix_k != NULL) {
+        const size_t at = (size_t)p->il * h->n_virtual * kv_width(c);
+        a.n_prefix = h->n_virtual;
+        a.prefix_k = h->prefix_k + at;
+        a.prefix_v = h->prefix_v + at;
+        if (p->g != NULL && p->g->prefix_k != NULL) {
+            a.dprefix_k = p->g->prefix_k + at;
+            a.dprefix_v = p->g->prefix_v + at;
+        }
+    }
+    return a;
+}
+
+/* att of work->n. */
+static void attention_forward(const layer_pass *p)
+{
+    float *q, *k;
+    ew__linear_forward(p, EW_LINEAR_Q, p->work->n, p->acts->q);
+    ew__linear_forward(p, EW_LINEAR_K, p->work->n, p->acts->k);
+    ew__linear_forward(p, EW_LINEAR_V, p->work->n, p->acts->v);
+    turned(p, true, p->work->wide, &q, &k);
+    const ew_attention_train_args a = attention_args(p, q, k);
+    ew_attention_train(p->e, &a);
+}
+
+/* Of the inner part, from datt to dq, dk, dv, all in work->wide: returns dq, the others follow. */
+static float *heads_backward(const layer_pass *p)
+{
+    const ew_model_config *c = p->cfg;
+    const size_t T = p->T, hd = q_width(c), kd = kv_width(c);
+    float *datt = p->work->wide, *dq = datt + T * hd, *dk = dq + T * hd, *dv = dk + T * kd;
+    float *q, *k;
+    turned(p, false, dv + T * kd, &q, &k);
+    ew_attention_train_args a = attention_args(p, q, k);
+    a.dout = datt;
+    a.dq = dq;
+    a.dk = dk;
+    a.dv = dv;
+    ew_attention_train_bwd(p->e, &a);
+    turn(p, dq, NULL, c->H, true);
+    turn(p, dk, NULL, c->K, true);
+    if (c->qk_norm) {
+        ew_head_norm_bwd(p->e, c->norm, p->acts->q, p->w->q_norm, c->qk_norm_heads, T, c->H, c->D, c->norm_eps, dq,
+                         p->gw != NULL ? p->gw->q_norm : NULL);
+        ew_head_norm_bwd(p->e, c->norm, p->acts->k, p->w->k_norm, c->qk_norm_heads, T, c->K, c->D, c->norm_eps, dk,
+                         p->gw != NULL ? p->gw->k_norm : NULL);
+    }
+    return dq;
+}
+
+/* From datt in work->wide to dx += …. dn_holds: work->dn has the feed-forward's part of the shared norm. */
+static void attention_backward(const layer_pass *p, bool dn_holds, bool need_dx)
+{
+    const ew_layer_floats *gw = p->gw;
+    ew_train_work *work = p->work;
+    const size_t T = p->T, hd = q_width(p->cfg), kd = kv_width(p->cfg);
+    float *dq = heads_backward(p), *dk = dq + T * hd, *dv = dk + T * kd;
+    const bool need_dn = need_dx || (gw != NULL && gw->attn_norm != NULL);
+    float *dn = need_dn ? work->dn : NULL;
+    if (ew__linear_reads_input(p, EW_LINEAR_Q) || ew__linear_reads_input(p, EW_LINEAR_K) ||
+        ew__linear_reads_input(p, EW_LINEAR_V)) {
+        attn_norm(p);
+    }
+    ew__linear_backward(p, EW_LINEAR_Q, work->n, dq, dn, dn_holds);
+    ew__linear_backward(p, EW_LINEAR_K, work->n, dk, dn, true);
+    ew__linear_backward(p, EW_LINEAR_V, work->n, dv, dn, true);
+    if (need_dn) {
+        norm_backward(p, p->acts->x, p->w->attn_norm, p->acts->rstd1, dn, need_dx ? work->dx : NULL,
+                      gw != NULL ? gw->attn_norm : NULL, gw != NULL ? gw->attn_norm_b : NULL);
+    }
+}
+
+/* ---- feed-forward ---- */
+
+void ew__hidden_rows(const layer_pass *p, size_t row, size_t n, float *y)
+{
+    const size_t F = p->cfg->F, at = row * F;
+    const float *gate = p->cfg->ungated ? p->acts->up : p->acts->gate;
+    ew_activate(p->e, p->cfg->act, gate + at, p->cfg->ungated ? NULL : p->acts->up + at, n * F, y);
+}
+
+/* gate and up of work->n. */
+static void ffn_inner(const layer_pass *p)
+{
+    if (!p->cfg->ungated) {
+        ew__linear_forward(p, EW_LINEAR_GATE, p->work->n, p->acts->gate);
+    }
+    ew__linear_forward(p, EW_LINEAR_UP, p->work->n, p->acts->up);
+}
+
+static void ffn_down(const layer_pass *p, float *to)
+{
+    ew__hidden_rows(p, 0, p->T, p->work->wide);
+    ew__linear_forward(p, EW_LINEAR_DOWN, p->work->wide, branch_target(p, FFN, to));
+}
+
+/* From the gradient of the stream in work->dx to that of the norm's output in work->dn. */
+static void ffn_backward(const layer_pass *p)
+{
+    ew_train_work *work = p->work;
+    const ew_train_acts *a = p->acts;
+    const size_t n = p->T * p->cfg->F;
+    const bool gated = !p->cfg->ungated;
+    float *dy = branch_backward(p, FFN), *dh = work->wide;
+    if (ew__linear_reads_input(p, EW_LINEAR_DOWN)) {
+        ew__hidden_rows(p, 0, p->T, work->wide);
+    }
+    ew__linear_backward(p, EW_LINEAR_DOWN, work->wide, dy, dh, false);
+    if (gated) {
+        ew_activate_bwd(p->e, p->cfg->act, a->gate, a->up, dh, n, a->gate, a->up);
+    } else {
+        ew_activate_bwd(p->e, p->cfg->act, a->up, NULL, dh, n, a->up, NULL);
+    }
+    if (ew__linear_reads_input(p, EW_LINEAR_UP) || (gated && ew__linear_reads_input(p, EW_LINEAR_GATE))) {
+        ffn_norm(p);
+    }
+    if (gated) {
+        ew__linear_backward(p, EW_LINEAR_GATE, work->n, a->gate, work->dn, false);
+    }
+    ew__linear_backward(p, EW_LINEAR_UP, work->n, a->up, work->dn, gated);
+}
+
+static void ffn_norm_backward(const layer_pass *p, bool need_dx)
+{
+    const ew_layer_floats *gw = p->gw;
+    norm_backward(p, p->cfg->parallel ? p->acts->x : p->acts->x1, p->w->ffn_norm, p->acts->rstd2, p->work->dn,
+                  need_dx ? p->work->dx : NULL, gw != NULL ? gw->ffn_norm : NULL, gw != NULL ? gw->ffn_norm_b : NULL);
+}
+
+/* ---- the block ---- */
+
+/* y = x + attention(n1(x)) + ffn(n2(x)) */
+static void parallel_forward(const layer_pass *p, float *y)
+{
+    const size_t n = p->T * p->cfg->C;
+    float *work_n = p->work->n;
+    attn_norm(p);
+    attention_forward(p);
+    if (y != NULL || p->acts->o[ATTENTION] != NULL) {
+        ew__linear_forward(p, EW_LINEAR_O, p->acts->att, branch_target(p, ATTENTION, y));
+    }
+    if (y != NULL) {
+        branch_end(p, ATTENTION, y);
+        ew_vec_add(p->e, y, p->acts->x, n);
+    }
+    if (!shares_norm(p)) {
+        ffn_norm(p);
+    }
+    ffn_inner(p);
+    if (y != NULL || p->acts->o[FFN] != NULL) {
+        ffn_down(p, work_n);
+    }
+    if (y != NULL) {
+        branch_end(p, FFN, work_n);
+        ew_vec_add(p->e, y, work_n, n);
+    }
+}
+
+void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_hooks *hooks,
                             const ew_train_batch *b, ew_train_acts *acts, ew_train_work *work, float *y)
 {
-    const ew_model_config *cfg = ew_model_config_of(m);
-    const ew_layer_weights *w = ew_model_layer(m, i_layer);
-    const size_t T = b->T, C = cfg->C;
-    EW_DASSERT(T <= work->t_max);
-
-    ew_rmsnorm(e, acts->x, w->attn_norm, T, C, cfg->norm_eps, acts->n1, acts->rstd1);
-    const ew_mat *lin = w->linear;
-    linear_forward(e, &lin[EW_LINEAR_Q], pair(lora, EW_LINEAR_Q), acts->n1, T, acts->q, work);
-    linear_forward(e, &lin[EW_LINEAR_K], pair(lora, EW_LINEAR_K), acts->n1, T, acts->k, work);
-    linear_forward(e, &lin[EW_LINEAR_V], pair(lora, EW_LINEAR_V), acts->n1, T, acts->v, work);
-    ew_rope(e, &work->rope, acts->q, T, cfg->H, cfg->D, b->pos, 0, false);
-    ew_rope(e, &work->rope, acts->k, T, cfg->K, cfg->D, b->pos, 0, false);
-    const ew_attention_train_args at = attention_args(cfg, b, acts);
-    ew_attention_train(e, &at);
-    linear_forward(e, &lin[EW_LINEAR_O], pair(lora, EW_LINEAR_O), acts->att, T, acts->x1, work);
-    ew_vec_add(e, acts->x1, acts->x, T * C);
-
-    ew_rmsnorm(e, acts->x1, w->ffn_norm, T, C, cfg->norm_eps, acts->n2, acts->rstd2);
-    linear_forward(e, &lin[EW_LINEAR_GATE], pair(lora, EW_LINEAR_GATE), acts->n2, T, acts->gate, work);
-    linear_forward(e, &lin[EW_LINEAR_UP], pair(lora, EW_LINEAR_UP), acts->n2, T, acts->up, work);
-    ew_swiglu(e, acts->gate, acts->up, T * cfg->F, acts->h);
-    if (y == NULL) {
+    const layer_pass pass = pass_of(e, m, i_layer, hooks, b, acts, work, NULL), *p = &pass;
+    const size_t n = p->T * p->cfg->C;
+    EW_ASSERT(!p->cfg->norm_after && !p->cfg->encoder);
+    if (p->cfg->parallel) {
+        parallel_forward(p, y);
         return;
     }
-    linear_forward(e, &lin[EW_LINEAR_DOWN], pair(lora, EW_LINEAR_DOWN), acts->h, T, y, work);
-    ew_vec_add(e, y, acts->x1, T * C);
-}
+    attn_norm(p);
+    attention_forward(p);
+    ew__linear_forward(p, EW_LINEAR_O, acts->att, branch_target(p, ATTENTION, acts->x1));
+    branch_end(p, ATTENTION, acts->x1);
+    ew_vec_add(e, acts->x1, acts->x, n);
 
-static void ffn_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_linear_hook *lora, size_t T,
-                         const ew_train_acts *acts, ew_train_work *work, const ew_train_layer_grads *grads)
-{
-    const ew_model_config *cfg = ew_model_config_of(m);
-    const ew_layer_weights *w = ew_model_layer(m, i_layer);
-    float *dh = work->dwide[0], *dgate = work->dwide[1], *dup = work->dwide[2];
-    linear_backward(e, &w->linear[EW_LINEAR_DOWN], pair(lora, EW_LINEAR_DOWN), acts->h, work->dx, T, grads,
-                    EW_LINEAR_DOWN, dh, false, work);
-    ew_swiglu_bwd(e, acts->gate, acts->up, dh, T * cfg->F, dgate, dup);
-    linear_backward(e, &w->linear[EW_LINEAR_GATE], pair(lora, EW_LINEAR_GATE), acts->n2, dgate, T, grads,
-                    EW_LINEAR_GATE, work->dn, false, work);
-    linear_backward(e, &w->linear[EW_LINEAR_UP], pair(lora, EW_LINEAR_UP), acts->n2, dup, T, grads, EW_LINEAR_UP,
-                    work->dn, true, work);
-    ew_rmsnorm_bwd(e, acts->x1, w->ffn_norm, acts->rstd2, work->dn, T, cfg->C, work->dx, grads->ffn_norm);
-}
-
-void ew_train_layer_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_linear_hook *lora,
-                             const ew_train_batch *b, const ew_train_acts *acts, ew_train_work *work,
-                             const ew_train_layer_grads *grads, bool need_dx)
-{
-    const ew_model_config *cfg = ew_model_config_of(m);
-    const ew_layer_weights *w = ew_model_layer(m, i_layer);
-    const size_t T = b->T;
-    ffn_backward(e, m, i_layer, lora, T, acts, work, grads);
-
-    float *datt = work->dwide[0], *dq = work->dwide[1], *dk = work->dwide[2];
-    float *dv = dk + T * cfg->K * cfg->D;
-    linear_backward(e, &w->linear[EW_LINEAR_O], pair(lora, EW_LINEAR_O), acts->att, work->dx, T, grads, EW_LINEAR_O,
-                    datt, false, work);
-    ew_attention_train_args at = attention_args(cfg, b, acts);
-    at.dout = datt;
-    at.dq = dq;
-    at.dk = dk;
-    at.dv = dv;
-    ew_attention_train_bwd(e, &at);
-    ew_rope(e, &work->rope, dq, T, cfg->H, cfg->D, b->pos, 0, true);
-    ew_rope(e, &work->rope, dk, T, cfg->K, cfg->D, b->pos, 0, true);
-    float *dn = need_dx ? work->dn : NULL;
-    linear_backward(e, &w->linear[EW_LINEAR_Q], pair(lora, EW_LINEAR_Q), acts->n1, dq, T, grads, EW_LINEAR_Q, dn, false,
-                    work);
-    linear_backward(e, &w->linear[EW_LINEAR_K], pair(lora, EW_LINEAR_K), acts->n1, dk, T, grads, EW_LINEAR_K, dn, true,
-                    work);
-    linear_backward(e, &w->linear[EW_LINEAR_V], pair(lora, EW_LINEAR_V), acts->n1, dv, T, grads, EW_LINEAR_V, dn, true,
-                    work);
-    if (need_dx) {
-        ew_rmsnorm_bwd(e, acts->x, w->attn_norm, acts->rstd1, dn, T, cfg->C, work->dx, grads->attn_norm);
+    ffn_norm(p);
+    ffn_inner(p);
+    if (y != NULL || acts->o[FFN] != NULL) {
+        ffn_down(p, y);
     }
+    if (y != NULL) {
+        branch_end(p, FFN, y);
+        ew_vec_add(e, y, acts->x1, n);
+    }
+}
+
+void ew_train_layer_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_hooks *hooks,
+                             const ew_train_batch *b, ew_train_acts *acts, ew_train_work *work, const ew_hook_grads *g,
+                             bool need_dx)
+{
+    const layer_pass pass = pass_of(e, m, i_layer, hooks, b, acts, work, g), *p = &pass;
+    const bool parallel = p->cfg->parallel, shared = shares_norm(p);
+    ffn_backward(p);
+    if (!parallel) {
+        ffn_norm_backward(p, true);
+    }
+    /* Of a parallel layer attention has the gradient that the feed-forward had. */
+    float *dy = branch_backward(p, ATTENTION);
+    ew__linear_backward(p, EW_LINEAR_O, acts->att, dy, work->wide, false);
+    if (parallel && !shared) {
+        ffn_norm_backward(p, need_dx);
+    }
+    attention_backward(p, shared, need_dx);
 }

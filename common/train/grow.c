@@ -28,7 +28,7 @@ static ew_status check_same(const char *what, double from, double to, ew_error *
 ew_status ew_grow_check(const ew_model *from, const ew_model_config *to, ew_error *reterr)
 {
     const ew_model_config *f = ew_model_config_of(from);
-    EW_TRY(ew_train_supported(f, reterr));
+    EW_TRY(ew_model_check_plain(f, reterr));
     const ew_layer_weights *w = ew_model_layer(from, 0);
     if (strcmp(f->arch, "llama") != 0 || !f->tied_head || w->bias[EW_LINEAR_Q] != NULL ||
         ew_model_rope_factors(from) != NULL) {

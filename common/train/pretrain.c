@@ -72,6 +72,7 @@ typedef struct shard {
 typedef struct worker {
     ew_train_work work;
     ew_train_acts *acts; /* [L] */
+    ew_layer_floats *gl; /* [L] places of gradients */
     float *xl, *hidden, *rstd, *dhidden;
     void *ce_scratch;
 } worker;
@@ -245,7 +246,7 @@ static ew_status make_model(trainer *t, ew_error *reterr)
     const ew_model_floats floats = {
         .token_embd = t->p + t->lay.embd, .output_norm = t->p + t->lay.out_norm, .layer = t->layer_floats};
     EW_TRY(ew_model_from_floats(c, t->opt->vocab, &floats, &t->model, reterr));
-    return ew_train_supported(ew_model_config_of(t->model), reterr);
+    return ew_model_check_plain(ew_model_config_of(t->model), reterr);
 }
 
 /* --- memory --- */
@@ -253,9 +254,11 @@ static ew_status make_model(trainer *t, ew_error *reterr)
 static bool take_worker(trainer *t, ew_arena *a, worker *w)
 {
     const size_t T = t->r->shard_tok, C = t->cfg.C;
-    bool ok = ew_train_work_take(a, t->model, 0, T, &w->work);
+    const ew_train_needs needs = {0};
+    bool ok = ew_train_work_take(a, t->model, &needs, T, &w->work);
     for (uint32_t il = 0; il < t->cfg.L; il++) {
-        ok = ew_train_acts_take(a, &t->cfg, T, &w->acts[il]) && ok;
+        ok = ew_train_acts_take(a, &t->cfg, &needs, T, &w->acts[il]) && ok;
+        w->acts[il].x = ew_arena_take(a, T * t->cfg.C, sizeof(float));
     }
     w->xl = ew_arena_take(a, T * C, sizeof(float));
     w->hidden = ew_arena_take(a, T * C, sizeof(float));
@@ -295,7 +298,8 @@ static ew_status make_memory(trainer *t, ew_error *reterr)
     bool ok = t->worker != NULL && t->shard != NULL && t->grad != NULL;
     for (unsigned i = 0; ok && i < t->n_workers; i++) {
         t->worker[i].acts = ew_calloc(t->cfg.L, sizeof(ew_train_acts));
-        ok = t->worker[i].acts != NULL;
+        t->worker[i].gl = ew_calloc(t->cfg.L, sizeof(ew_layer_floats));
+        ok = t->worker[i].acts != NULL && t->worker[i].gl != NULL;
     }
     if (!ok) {
         return ew_fail(reterr, EW_ENOMEM, "no memory for the trainer's tables");
@@ -323,6 +327,7 @@ static void trainer_release(trainer *t)
     ew_model_unref(&t->model);
     for (unsigned i = 0; t->worker != NULL && i < t->n_workers; i++) {
         ew_free(t->worker[i].acts);
+        ew_free(t->worker[i].gl);
     }
     ew_free(t->worker);
     ew_free(t->shard);
@@ -439,13 +444,15 @@ static void shard_backward(const trainer *t, worker *w, shard *s, float *grad)
     memset(w->work.dx, 0, T * C * sizeof(float));
     ew_rmsnorm_bwd(e, w->xl, ew_model_output_norm(t->model), w->rstd, w->dhidden, T, C, w->work.dx,
                    grad + t->lay.out_norm);
+    const ew_model_floats places = {.layer = w->gl};
+    const ew_hook_grads g = {.weights = &places};
     for (uint32_t il = t->cfg.L; il-- > 0;) {
-        ew_train_layer_grads g = {0};
+        ew_layer_floats *l = &w->gl[il];
         for (int i = 0; i < EW_LINEAR_COUNT; i++) {
-            g.linear[i] = linear_at(t, grad, il, i);
+            l->linear[i] = linear_at(t, grad, il, i);
         }
-        g.attn_norm = norm_at(t, grad, il, 0);
-        g.ffn_norm = norm_at(t, grad, il, 1);
+        l->attn_norm = norm_at(t, grad, il, 0);
+        l->ffn_norm = norm_at(t, grad, il, 1);
         ew_train_layer_backward(e, t->model, il, NULL, &s->b, &w->acts[il], &w->work, &g, true);
     }
     ew_embed_bwd(e, w->work.dx, s->id, T, C, grad + t->lay.embd);

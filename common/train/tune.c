@@ -148,9 +148,10 @@ static bool take_all(tuner *t, ew_arena *a)
     for (size_t i = 0; i < EW_COUNT(state); i++) {
         *state[i] = ew_arena_take(a, t->n, sizeof(float));
     }
-    bool ok = ew_train_work_take(a, t->o.model, t->o.adapter.rank, T, &t->work);
+    const ew_train_needs needs = ew_train_needs_of(&t->o.adapter, t->o.seq_max);
+    bool ok = ew_train_work_take(a, t->o.model, &needs, T, &t->work);
     for (size_t i = 0; i < n_acts; i++) {
-        ok = ew_train_acts_take(a, t->cfg, T, &t->acts[i]) && ok;
+        ok = ew_train_acts_take(a, t->cfg, &needs, T, &t->acts[i]) && ok;
     }
     for (uint32_t i = 0; i <= t->cfg->L; i++) {
         t->xs[i] = ew_arena_take(a, T * C, sizeof(float));
@@ -368,11 +369,6 @@ static size_t answer_rows(const tuner *t, const ew_tune_example *x)
     return EW_MIN((size_t)x->n_answer, rows);
 }
 
-static const ew_linear_hook *lora_of(const tuner *t, uint32_t il)
-{
-    return ew_adapter_hooks(t->lora)->linear + (size_t)il * EW_LINEAR_COUNT;
-}
-
 static ew_train_acts *acts_of(tuner *t, uint32_t il)
 {
     ew_train_acts *a = t->o.keep_activations ? &t->acts[il] : &t->acts[0];
@@ -385,31 +381,35 @@ static double forward(tuner *t, float scale)
 {
     const ew_exec *e = &t->o.exec;
     const ew_model *m = t->o.model;
-    const size_t T = t->b.T, C = t->cfg->C;
-    ew_embed(e, ew_model_token_embd(m), t->id, T, t->xs[0]);
+    const ew_hooks *hooks = ew_adapter_hooks(t->lora);
+    const size_t C = t->cfg->C;
+    ew_train_embed(e, m, hooks, &t->b, t->xs[0]);
     for (uint32_t il = 0; il < t->cfg->L; il++) {
-        ew_train_layer_forward(e, m, il, lora_of(t, il), &t->b, acts_of(t, il), &t->work, t->xs[il + 1]);
+        ew_train_layer_forward(e, m, il, hooks, &t->b, acts_of(t, il), &t->work, t->xs[il + 1]);
     }
     for (size_t i = 0; i < t->n_rows; i++) {
         memcpy(t->top + i * C, t->xs[t->cfg->L] + t->row[i] * C, C * sizeof(float));
     }
-    ew_rmsnorm(e, t->top, ew_model_output_norm(m), t->n_rows, C, t->cfg->norm_eps, t->hidden, t->rstd);
-    return ew_cross_entropy(e, &(ew_cross_entropy_args){.head = ew_model_output(m),
-                                                        .hidden = t->hidden,
-                                                        .targets = t->row_target,
-                                                        .T = t->n_rows,
-                                                        .scale = scale,
-                                                        .dhidden = scale > 0 ? t->dhidden : NULL,
-                                                        .scratch = t->ce_scratch});
+    ew_train_head_norm(e, m, hooks, -1, t->top, t->n_rows, t->hidden, t->rstd);
+    ew_cross_entropy_args a = {.hidden = t->hidden,
+                               .targets = t->row_target,
+                               .T = t->n_rows,
+                               .scale = scale,
+                               .dhidden = scale > 0 ? t->dhidden : NULL,
+                               .scratch = t->ce_scratch};
+    ew_train_head(m, NULL, &a);
+    return ew_cross_entropy(e, &a);
 }
 
 static void backward(tuner *t)
 {
     const ew_exec *e = &t->o.exec;
     const ew_model *m = t->o.model;
+    const ew_hooks *hooks = ew_adapter_hooks(t->lora);
+    const ew_hook_grads *g = ew_adapter_grads(t->lora, t->grad);
     const size_t T = t->b.T, C = t->cfg->C;
     memset(t->dtop, 0, t->n_rows * C * sizeof(float));
-    ew_rmsnorm_bwd(e, t->top, ew_model_output_norm(m), t->rstd, t->dhidden, t->n_rows, C, t->dtop, NULL);
+    ew_train_head_norm_backward(e, m, hooks, -1, t->top, t->rstd, t->dhidden, t->n_rows, NULL, t->dtop, g);
     memset(t->work.dx, 0, T * C * sizeof(float));
     for (size_t i = 0; i < t->n_rows; i++) {
         memcpy(t->work.dx + t->row[i] * C, t->dtop + i * C, C * sizeof(float));
@@ -417,17 +417,9 @@ static void backward(tuner *t)
     for (uint32_t il = t->cfg->L; il-- > 0;) {
         ew_train_acts *a = acts_of(t, il);
         if (!t->o.keep_activations && il + 1 < t->cfg->L) {
-            ew_train_layer_forward(e, m, il, lora_of(t, il), &t->b, a, &t->work, NULL);
+            ew_train_layer_forward(e, m, il, hooks, &t->b, a, &t->work, NULL);
         }
-        ew_train_layer_grads g = {0};
-        for (int i = 0; i < EW_LINEAR_COUNT; i++) {
-            size_t at_a, at_b;
-            if (ew_adapter_slot(t->lora, il, (ew_linear)i, &at_a, &at_b)) {
-                g.lora_a[i] = t->grad + at_a;
-                g.lora_b[i] = t->grad + at_b;
-            }
-        }
-        ew_train_layer_backward(e, m, il, lora_of(t, il), &t->b, a, &t->work, &g, il > 0);
+        ew_train_layer_backward(e, m, il, hooks, &t->b, a, &t->work, g, il > 0);
     }
 }
 

@@ -27,8 +27,10 @@ typedef struct pass {
 
 static void take(pass *p, ew_arena *a, const tiny_model *t)
 {
-    (void)ew_train_acts_take(a, &t->cfg, T_MAX, &p->acts);
-    (void)ew_train_work_take(a, t->model, 0, T_MAX, &p->work);
+    const ew_train_needs needs = {0};
+    (void)ew_train_acts_take(a, &t->cfg, &needs, T_MAX, &p->acts);
+    (void)ew_train_work_take(a, t->model, &needs, T_MAX, &p->work);
+    p->acts.x = ew_arena_take(a, (size_t)T_MAX * t->cfg.C, sizeof(float));
     p->y = ew_arena_take(a, (size_t)T_MAX * t->cfg.C, sizeof(float));
     for (int i = 0; i < EW_LINEAR_COUNT; i++) {
         uint32_t rows, cols;
@@ -57,8 +59,10 @@ static void run(pass *p, const tiny_model *t, const ew_train_batch *b, const flo
 {
     const ew_exec e = {ew_kern_get("ref"), NULL};
     const size_t n = b->T * t->cfg.C * sizeof(float);
-    ew_train_layer_grads g = {.attn_norm = p->norm[0], .ffn_norm = p->norm[1]};
-    memcpy(g.linear, p->grad, sizeof(g.linear));
+    ew_layer_floats places = {.attn_norm = p->norm[0], .ffn_norm = p->norm[1]};
+    memcpy(places.linear, p->grad, sizeof(places.linear));
+    const ew_model_floats weights = {.layer = &places};
+    const ew_hook_grads g = {.weights = &weights};
     memcpy(p->acts.x, x, n);
     ew_train_layer_forward(&e, t->model, 0, NULL, b, &p->acts, &p->work, p->y);
     memcpy(p->work.dx, dy, n);

@@ -42,10 +42,11 @@ typedef struct net {
 static void take(net *t, ew_arena *a)
 {
     const ew_model_config *c = &t->tiny.cfg;
-    assert_true(
-        ew_train_work_take(a, t->tiny.model, t->lora != NULL ? ew_adapter_opt_of(t->lora)->rank : 0, T_ROWS, &t->work));
+    const ew_train_needs needs = {.rank = t->lora != NULL ? ew_adapter_opt_of(t->lora)->rank : 0};
+    assert_true(ew_train_work_take(a, t->tiny.model, &needs, T_ROWS, &t->work));
     for (uint32_t il = 0; il < c->L; il++) {
-        assert_true(ew_train_acts_take(a, c, T_ROWS, &t->acts[il]));
+        assert_true(ew_train_acts_take(a, c, &needs, T_ROWS, &t->acts[il]));
+        t->acts[il].x = ew_arena_take(a, (size_t)T_ROWS * c->C, sizeof(float));
     }
     t->xl = ew_arena_take(a, (size_t)T_ROWS * c->C, sizeof(float));
     t->hidden = ew_arena_take(a, (size_t)T_ROWS * c->C, sizeof(float));
@@ -84,7 +85,8 @@ static void net_open(net *t, ew_model_config cfg, const ew_adapter_opt *lora, co
         t->pos[i] = (int32_t)(i - bounds[s]);
         t->weight[i] = i % 3 == 0 ? 0.0F : 0.5F + (float)(i % 4);
     }
-    t->b = (ew_train_batch){T_ROWS, 3, bounds, t->id, t->pos, t->target, t->weight};
+    t->b = (ew_train_batch){
+        .T = T_ROWS, .n_seq = 3, .bound = bounds, .id = t->id, .pos = t->pos, .target = t->target, .weight = t->weight};
 }
 
 static void net_close(net *t)
@@ -104,9 +106,9 @@ static void net_close(net *t)
     }
 }
 
-static const ew_linear_hook *pairs(const net *t, uint32_t il)
+static const ew_hooks *hooks_of(const net *t)
 {
-    return t->lora != NULL ? ew_adapter_hooks(t->lora)->linear + (size_t)il * EW_LINEAR_COUNT : NULL;
+    return t->lora != NULL ? ew_adapter_hooks(t->lora) : NULL;
 }
 
 static double loss_of(net *t, bool backward)
@@ -116,7 +118,7 @@ static double loss_of(net *t, bool backward)
     const uint32_t L = t->tiny.cfg.L;
     ew_embed(e, ew_model_token_embd(m), t->id, T_ROWS, t->acts[0].x);
     for (uint32_t il = 0; il < L; il++) {
-        ew_train_layer_forward(e, m, il, pairs(t, il), &t->b, &t->acts[il], &t->work,
+        ew_train_layer_forward(e, m, il, hooks_of(t), &t->b, &t->acts[il], &t->work,
                                il + 1 < L ? t->acts[il + 1].x : t->xl);
     }
     ew_rmsnorm(e, t->xl, ew_model_output_norm(m), T_ROWS, t->tiny.cfg.C, t->tiny.cfg.norm_eps, t->hidden, t->rstd);
@@ -141,21 +143,20 @@ static void gradients(net *t)
     memset(t->work.dx, 0, (size_t)T_ROWS * c->C * sizeof(float));
     ew_rmsnorm_bwd(e, t->xl, ew_model_output_norm(t->tiny.model), t->rstd, t->dhidden, T_ROWS, c->C, t->work.dx,
                    t->g_out_norm);
+    ew_layer_floats layers[TINY_LAYERS_MAX] = {0};
+    const ew_model_floats weights = {.layer = layers};
+    ew_hook_grads g = t->lora != NULL ? *ew_adapter_grads(t->lora, t->g_lora) : (ew_hook_grads){0};
+    g.weights = &weights;
     for (uint32_t il = c->L; il-- > 0;) {
-        ew_train_layer_grads g = {0};
+        ew_layer_floats *places = &layers[il];
         for (int i = 0; i < EW_LINEAR_COUNT; i++) {
             uint32_t rows, cols;
             ew_linear_shape(c, (ew_linear)i, &rows, &cols);
-            g.linear[i] = t->g_linear[il][i] = calloc((size_t)rows * cols, sizeof(float));
-            size_t a, b;
-            if (t->lora != NULL && ew_adapter_slot(t->lora, il, (ew_linear)i, &a, &b)) {
-                g.lora_a[i] = t->g_lora + a;
-                g.lora_b[i] = t->g_lora + b;
-            }
+            places->linear[i] = t->g_linear[il][i] = calloc((size_t)rows * cols, sizeof(float));
         }
-        g.attn_norm = t->g_norm[il][0] = calloc(c->C, sizeof(float));
-        g.ffn_norm = t->g_norm[il][1] = calloc(c->C, sizeof(float));
-        ew_train_layer_backward(e, t->tiny.model, il, pairs(t, il), &t->b, &t->acts[il], &t->work, &g, true);
+        places->attn_norm = t->g_norm[il][0] = calloc(c->C, sizeof(float));
+        places->ffn_norm = t->g_norm[il][1] = calloc(c->C, sizeof(float));
+        ew_train_layer_backward(e, t->tiny.model, il, hooks_of(t), &t->b, &t->acts[il], &t->work, &g, true);
     }
     ew_embed_bwd(e, t->work.dx, t->id, T_ROWS, c->C, t->g_embd);
 }
