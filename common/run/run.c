@@ -22,7 +22,6 @@
 #define PACE_S 0.12 /* of prompts that are timed before a trial */
 #define PACE_MIN 0.5
 #define PACE_MAX 8.0
-#define GENERATION_SD 0.15 /* of one item's ROUGE-1 between runs: below its standard error a score says nothing */
 #define EPOCHS_DEFAULT 3u
 #define BATCH_DEFAULT 8u /* as train/tune.h takes it */
 
@@ -41,7 +40,9 @@ typedef struct trial {
     ew_session *session;       /* that timed the pace; the untouched model is scored in it */
     ew_prompter *method;       /* as the method wants it; the same as plain without retrieval */
     ew_tokens tokens;          /* of all examples, one after the other */
-    ew_tune_example *examples; /* history, then val */
+    ew_tune_example *examples; /* of the history, then val */
+    size_t n_train;            /* examples of the history */
+    ew_adapter *init;          /* where training starts; NULL = fresh */
     uint32_t n_ctx;            /* longest sequence that is evaluated */
     uint64_t file_before;      /* resident pages of files before the model was opened */
     uint64_t file_after;       /* and after */
@@ -62,6 +63,7 @@ static void trial_release(trial *t)
     ew_session_free(&t->session);
     ew_tokens_release(&t->tokens);
     ew_free(t->examples);
+    ew_adapter_free(&t->init);
     ew_items_release(&t->items);
     ew_task_free(&t->task);
     ew_model_unref(&t->model);
@@ -148,17 +150,31 @@ static ew_status add_example(trial *t, const ew_item *item, ew_tune_example *ret
     return EW_OK;
 }
 
+static bool learns(const trial *t, const ew_item *item)
+{
+    return t->env->learns == NULL || t->env->learns(item, t->env->progress.ctx);
+}
+
 static ew_status make_examples(trial *t, ew_error *reterr)
 {
-    size_t n = t->n_history + t->n_val;
+    size_t max = t->n_history + t->n_val;
     size_t at = 0;
-    t->examples = ew_calloc(n, sizeof(*t->examples));
+    t->examples = ew_calloc(max, sizeof(*t->examples));
     if (t->examples == NULL) {
-        return ew_fail(reterr, EW_ENOMEM, "out of memory for %zu examples", n);
+        return ew_fail(reterr, EW_ENOMEM, "out of memory for %zu examples", max);
     }
-    for (size_t i = 0; i < n; i++) {
-        const ew_item *item = i < t->n_history ? &t->history[i] : &t->val[i - t->n_history];
-        EW_TRY(add_example(t, item, &t->examples[i], reterr));
+    for (size_t i = 0; i < t->n_history; i++) {
+        if (learns(t, &t->history[i])) {
+            EW_TRY(add_example(t, &t->history[i], &t->examples[t->n_train], reterr));
+            t->n_train++;
+        }
+    }
+    if (t->n_train == 0) {
+        return ew_fail(reterr, EW_ELIMIT, "there is no item to learn from");
+    }
+    size_t n = t->n_train + t->n_val;
+    for (size_t i = t->n_train; i < n; i++) {
+        EW_TRY(add_example(t, &t->val[i - t->n_train], &t->examples[i], reterr));
     }
     /* Only now: the array of tokens has stopped moving. */
     for (size_t i = 0; i < n; i++) {
@@ -174,7 +190,7 @@ static uint32_t batch_of(const trial *t)
     if (t->spec->settings.batch_tok == 0) {
         return 0;
     }
-    double mean = (double)t->tokens.n / (double)(t->n_history + t->n_val);
+    double mean = (double)t->tokens.n / (double)(t->n_train + t->n_val);
     return (uint32_t)EW_MAX(t->spec->settings.batch_tok / mean + 0.5, 1.0);
 }
 
@@ -191,14 +207,15 @@ static void fill_tune(trial *t)
     uint32_t batch = batch_of(t);
     uint64_t epochs = s->epochs > 0 ? (uint64_t)ceil(s->epochs) : EPOCHS_DEFAULT;
     uint64_t steps =
-        epochs * ((t->n_history + (batch != 0 ? batch : BATCH_DEFAULT) - 1) / (batch != 0 ? batch : BATCH_DEFAULT));
+        epochs * ((t->n_train + (batch != 0 ? batch : BATCH_DEFAULT) - 1) / (batch != 0 ? batch : BATCH_DEFAULT));
     t->tune = (ew_tune_opt){
         .model = t->model,
         .exec = t->exec,
         .adapter = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets, .seed = t->spec->seed},
         .train = t->examples,
-        .n_train = t->n_history,
-        .val = t->examples + t->n_history,
+        .init = t->init,
+        .n_train = t->n_train,
+        .val = t->examples + t->n_train,
         .n_val = t->n_val,
         .lr = learning_rate(t),
         .weight_decay = (float)s->weight_decay,
@@ -368,7 +385,8 @@ static ew_status predict_seconds(trial *t, ew_error *reterr)
     }
     const ew_model_config *cfg = ew_model_config_of(t->model);
     (void)dtype_of(t, dtype);
-    ew_cost_work_of(t->spec->method, &t->spec->settings, &t->cost, t->n_history, t->n_val, t->n_test, &work);
+    size_t n_learned = t->n_train != 0 ? t->n_train : t->n_history;
+    ew_cost_work_of(t->spec->method, &t->spec->settings, &t->cost, n_learned, t->n_val, t->n_test, &work);
     t->seconds_by_rates = ew_cost_seconds(t->env->caps, cfg, dtype, &work, NULL, NULL) + t->prompts_s;
     if (!isfinite(t->seconds_by_rates)) {
         return EW_OK;
@@ -396,6 +414,9 @@ static ew_status prepare(trial *t, ew_error *reterr)
     EW_TRY(load_prompters(t, reterr));
     if (ew_method_trains(t->spec->method)) {
         EW_TRY(make_examples(t, reterr));
+        if (t->env->init_path != NULL) {
+            EW_TRY(ew_adapter_load_gguf(t->env->init_path, t->model, &t->init, reterr));
+        }
         fill_tune(t);
     }
     EW_TRY(measure_items(t, reterr));
@@ -528,9 +549,7 @@ static ew_status execute(trial *t, ew_run_product *product, ew_error *reterr)
     add_scores(t, "", &method);
     add_metrics(t, &method.test.scores);
     /* Decided on validation items alone: likelier answers and no worse score. */
-    double noise = t->task->kind == EW_TASK_GENERATE ? GENERATION_SD / sqrt((double)t->n_val) : 0;
-    bool better = t->spec->method != EW_METHOD_NONE && method.val.nll < base.val.nll &&
-                  method.val.primary >= base.val.primary - noise;
+    bool better = t->spec->method != EW_METHOD_NONE && ew_score_beats(t->task, &method.val, &base.val);
     const pair *winner = better ? &method : &base;
     add(t, "", "gate", "1", better);
     add(t, "gated.", "score", "1", winner->test.primary);

@@ -8,6 +8,8 @@
 #include "base/str.h"
 #include "model/generate.h"
 
+#define GENERATION_SD 0.15 /* of one item's ROUGE-1 between runs: below its standard error a score says nothing */
+
 typedef struct scorer {
     ew_session *s;
     const ew_task *task;
@@ -152,4 +154,10 @@ ew_status ew_score_items(ew_session *s, const ew_task *task, ew_prompter *p, con
         *ret_score = out;
     }
     return st;
+}
+
+bool ew_score_beats(const ew_task *task, const ew_score *a, const ew_score *b)
+{
+    double noise = task->kind == EW_TASK_GENERATE && a->n > 0 ? GENERATION_SD / sqrt((double)a->n) : 0;
+    return a->nll < b->nll && a->primary >= b->primary - noise;
 }

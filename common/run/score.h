@@ -28,4 +28,7 @@ typedef struct ew_score {
 ew_status ew_score_items(ew_session *s, const ew_task *task, ew_prompter *p, const ew_item *items, size_t n,
                          const ew_progress *progress, ew_score *ret_score, ew_error *reterr) EW_MUST_CHECK;
 
+/* The gate: answers are likelier and the score is not worse, beyond what one run differs from another. Of the same items. */
+bool ew_score_beats(const ew_task *task, const ew_score *a, const ew_score *b);
+
 #endif
