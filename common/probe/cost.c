@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "model/weights.h"
+#include "probe/learning.h"
 #include "sys/file.h"
 #include "sys/pool.h"
 
-#define DEFAULT_EPOCHS 3.0
 /* Positions that a token attends to in the probe's passes: half of a prompt's tokens; prompt and half of what is decoded (probe/probe.c). */
 #define NEAR_PREFILL_CTX (EW_COST_PROMPT_TOK / 2.0)
 #define FAR_PREFILL_CTX (EW_COST_LONG_TOK / 2.0)
@@ -43,7 +43,7 @@ double ew_cost_generate_tok(double answer_tok, double max_answer_tok)
 void ew_cost_work_of(ew_method method, const ew_settings *settings, const ew_cost_item *item, size_t n_history,
                      size_t n_val, size_t n_test, ew_cost_work *ret_work)
 {
-    double epochs = settings->epochs > 0 ? ceil(settings->epochs) : DEFAULT_EPOCHS;
+    double epochs = ew_learning_epochs(method, settings);
     double n_eval = (double)(n_val + n_test);
     /* The untouched model is always scored; the method itself where it differs. */
     double passes = method == EW_METHOD_NONE ? 0 : 1;
@@ -61,7 +61,7 @@ void ew_cost_work_of(ew_method method, const ew_settings *settings, const ew_cos
             epochs = fmin(epochs, settings->max_steps / per_epoch);
         }
         ret_work->train_ctx = (filled + item->answer_tok) / 2;
-        ret_work->train_tok = epochs * (double)n_history * 2 * ret_work->train_ctx;
+        ret_work->train_tok = ew_learning_work(method, settings) * epochs * (double)n_history * 2 * ret_work->train_ctx;
         ret_work->train_val_tok = VAL_PASSES(ceil(epochs)) * (double)n_val * 2 * ret_work->train_ctx;
     }
 }
@@ -225,10 +225,10 @@ ew_status ew_cost_ram(const ew_cost_ram_opt *opt, uint64_t *ret_bytes, ew_error 
     if (ew_method_trains(opt->method)) {
         const ew_settings *s = opt->settings;
         ew_tune_memory_plan plan;
-        ew_tune_opt tune = {.model = (ew_model *)(uintptr_t)opt->model,
-                            .exec = opt->exec,
-                            .adapter = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets},
-                            .seq_max = opt->n_ctx};
+        ew_learning l;
+        EW_TRY(ew_learning_of(opt->method, s, false, ew_model_config_of(opt->model)->L, 0, &l, reterr));
+        ew_tune_opt tune = {
+            .model = (ew_model *)(uintptr_t)opt->model, .exec = opt->exec, .adapter = l.adapter, .seq_max = opt->n_ctx};
         EW_TRY(ew_tune_memory(opt->tune != NULL ? opt->tune : &tune, &plan, reterr));
         /* The adapter, a fifth of what training keeps of it, stays while the personalised model is scored. */
         phase = EW_MAX(phase + plan.adapter_bytes / 5, plan.adapter_bytes + plan.activ_bytes + plan.scratch_bytes) +

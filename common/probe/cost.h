@@ -50,7 +50,7 @@ typedef struct ew_cost_item {
 /* Free text: the right answer is scored (answer_tok - 1), the prompt's last token comes again, and about as much is written as the right answer has. */
 double ew_cost_generate_tok(double answer_tok, double max_answer_tok);
 
-/* n_history, n_val, n_test: items; settings with 0 = default (epochs 3). Training is counted to the end of its epochs: the plateau stop may end it
+/* n_history, n_val, n_test: items; settings with 0 = default (epochs: the method's own). Training is counted to the end of its epochs: the plateau stop may end it
  * earlier only when there are more epochs than its patience. */
 void ew_cost_work_of(ew_method method, const ew_settings *settings, const ew_cost_item *item, size_t n_history,
                      size_t n_val, size_t n_test, ew_cost_work *ret_work);
