@@ -205,7 +205,8 @@ static ew_status block(const ew_gguf *g, const ew_arch *arch, ew_model_config *c
     cfg->encoder = (arch->flags & EW_ARCH_ENCODER) != 0;
     cfg->norm_after = cfg->encoder;
     cfg->parallel = (arch->flags & EW_ARCH_PARALLEL) != 0;
-    if (ew_gguf_has(g, arch_key(key, arch, "use_parallel_residual")) && !ew_gguf_get_bool(g, key, &cfg->parallel)) {
+    if (arch->flags & EW_ARCH_PARALLEL_KEY && ew_gguf_has(g, arch_key(key, arch, "use_parallel_residual")) &&
+        !ew_gguf_get_bool(g, key, &cfg->parallel)) {
         return ew_fail(reterr, EW_ECORRUPT, "'%s' is neither true nor false", key);
     }
     if (arch->flags & EW_ARCH_QK_NORM_OPT) {

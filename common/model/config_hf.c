@@ -328,7 +328,8 @@ static ew_status windows(const reader *r)
 {
     ew_model_config *cfg = r->cfg;
     bool use = (r->arch->flags & EW_ARCH_WINDOW_OPT) == 0;
-    cfg->window = r->arch->window;
+    /* null means none, no key what the family's class has. */
+    cfg->window = json_is_null(json_object_get(r->j, "sliding_window")) ? 0 : r->arch->window;
     EW_TRY(u32_of(r, r->j, NAMES("sliding_window", "window_size"), false, &cfg->window));
     EW_TRY(bool_of(r, "use_sliding_window", &use));
     if (!use || cfg->window == 0) {
@@ -414,7 +415,9 @@ static ew_status block(const reader *r)
     cfg->post_norms = (flags & EW_ARCH_POST_NORMS) != 0;
     cfg->qk_norm = (flags & EW_ARCH_QK_NORM) != 0;
     cfg->encoder = (flags & EW_ARCH_ENCODER) != 0;
-    EW_TRY(bool_of(r, "use_parallel_residual", &on));
+    if (flags & EW_ARCH_PARALLEL_KEY) {
+        EW_TRY(bool_of(r, "use_parallel_residual", &on));
+    }
     cfg->parallel = on;
     on = true;
     if (flags & EW_ARCH_POSITIONS) { /* OPT's; the rotary families know no such key */

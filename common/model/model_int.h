@@ -59,7 +59,8 @@ extern const ew_names ew__gguf_encoder_names;
 #define EW_ARCH_NORM_PLUS_1 (1u << 1)   /* a directory has the norms' weights less 1 */
 #define EW_ARCH_EMBED_SCALE (1u << 2)   /* the embedding is multiplied by sqrt(C) */
 #define EW_ARCH_UNGATED (1u << 3)       /* */
-#define EW_ARCH_PARALLEL (1u << 4)      /* use_parallel_residual is true unless it is said */
+#define EW_ARCH_PARALLEL (1u << 4)      /* the residual is parallel, unless it is said */
+#define EW_ARCH_PARALLEL_KEY (1u << 22) /* use_parallel_residual says it */
 #define EW_ARCH_ONE_NORM (1u << 5)      /* a parallel layer has one norm */
 #define EW_ARCH_HEAD_BIAS (1u << 6)     /* */
 #define EW_ARCH_POSITIONS (1u << 7)     /* learned positions instead of rotary ones */

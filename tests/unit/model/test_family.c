@@ -129,9 +129,8 @@ static void training_is_refused_by_the_feature_it_lacks(void **state)
     (void)state;
     static const struct {
         const char *family, *says; /* NULL = it can be trained */
-    } list[] = {{"llama3", NULL}, {"mistral", NULL}, {"qwen3", NULL},   {"phi2", NULL},
-                {"phi3", NULL},   {"gemma2", NULL},  {"gptneox", NULL}, {"opt", NULL},
-                {"bert", "encoder"}};
+    } list[] = {{"llama3", NULL}, {"mistral", NULL}, {"qwen3", NULL}, {"phi2", NULL},     {"phi3", NULL},
+                {"gemma2", NULL}, {"gptneox", NULL}, {"opt", NULL},   {"bert", "encoder"}};
     for (size_t i = 0; i < EW_COUNT(list); i++) {
         ew_model *m = open_hf(list[i].family);
         ew_error why = EW_ERROR_INIT;
@@ -402,7 +401,7 @@ static void options_of_other_families_change_nothing(void **state)
     assert_int_equal(config.data[0], '{');
     ew_buf_consume(&config, 1);
     EW_AUTO_BUF more = {0};
-    ew_buf_adds(&more, "{\"do_layer_norm_before\": false, ");
+    ew_buf_adds(&more, "{\"do_layer_norm_before\": false, \"use_parallel_residual\": false, ");
     ew_buf_add(&more, config.data, config.size);
     assert_ok(ew_file_replace(path_of("other/config.json"), more.data, more.size, 0600, err));
     assert_ok(ew_file_read(DIR "phi2/hf/model.safetensors", 1 << 20, &weights, err));
@@ -416,6 +415,37 @@ static void options_of_other_families_change_nothing(void **state)
     ew_model_unref(&m);
     cfg.norm_after = cfg.parallel = true; /* a parallel layer may have one norm; these need two */
     assert_int_equal(ew_model_config_check(&cfg, NULL), EW_EUNSUPPORTED);
+}
+
+/* Of mistral's configuration, with `window` in place of what it says of its window. */
+static uint32_t window_of(const char *window)
+{
+    EW_AUTO_BUF config = {0};
+    EW_AUTO_BUF weights = {0};
+    EW_AUTO_BUF other = {0};
+    ew_model *m = NULL;
+    assert_ok(ew_dir_make(path_of("window"), 0700, err));
+    assert_ok(ew_file_read(DIR "mistral/hf/config.json", 1 << 16, &config, err));
+    const char *text = ew_buf_str(&config), *at = strstr(text, "\"sliding_window\"");
+    assert_non_null(at);
+    ew_buf_add(&other, text, (size_t)(at - text));
+    ew_buf_adds(&other, window);
+    ew_buf_adds(&other, at + strcspn(at, ",\n}"));
+    assert_ok(ew_file_replace(path_of("window/config.json"), other.data, other.size, 0600, err));
+    assert_ok(ew_file_read(DIR "mistral/hf/model.safetensors", 1 << 20, &weights, err));
+    assert_ok(ew_file_replace(path_of("window/model.safetensors"), weights.data, weights.size, 0600, err));
+    assert_ok(ew_model_open(path_of("window"), NULL, &m, err));
+    uint32_t n = ew_model_config_of(m)->window;
+    ew_model_unref(&m);
+    return n;
+}
+
+static void a_window_that_is_not_said_is_the_familys(void **state)
+{
+    (void)state;
+    assert_int_equal(window_of("\"sliding_window\": 7"), 7);
+    assert_int_equal(window_of("\"sliding_window\": null"), 0);
+    assert_int_equal(window_of("\"no_window\": 7"), 4096);
 }
 
 static void what_gguf_cannot_say_is_not_written(void **state)
@@ -452,6 +482,7 @@ int main(void)
         cmocka_unit_test(old_names_of_berts_norms_are_known),
         cmocka_unit_test(a_norm_for_one_head_is_no_norm_for_all),
         cmocka_unit_test(options_of_other_families_change_nothing),
+        cmocka_unit_test(a_window_that_is_not_said_is_the_familys),
         cmocka_unit_test(what_gguf_cannot_say_is_not_written),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
