@@ -1,6 +1,7 @@
 /* The one decoder block, driven by the configuration (model.h has the formulas), and the two ends of a model. Nothing here knows a
  * family by name. Nothing allocates. */
 #include <math.h>
+#include <string.h>
 
 #include "model/session_int.h"
 
@@ -253,13 +254,20 @@ void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, si
         if (is_plain(s, i)) {
             plain_block(s, i, x, sum, T, skip, pos);
             sum = s->w.o;
-            continue;
+        } else {
+            if (sum != NULL) {
+                ew_vec_add(&s->opt.exec, x, sum, T * C);
+                sum = NULL;
+            }
+            block(s, i, x, T, skip, pos);
         }
-        if (sum != NULL) {
-            ew_vec_add(&s->opt.exec, x, sum, T * C);
-            sum = NULL;
+        if (s->hooks.n_exits > 0 && ew__vote_here(s, i + 1)) {
+            if (sum != NULL) {
+                ew_vec_add(&s->opt.exec, x + skip * C, sum, (T - skip) * C);
+                sum = NULL;
+            }
+            ew__vote_keep(s, i + 1, x, T);
         }
-        block(s, i, x, T, skip, pos);
     }
     size_t left = b == s->m->cfg.L ? keep : 0;
     if (sum != NULL && left < T) {
@@ -295,6 +303,27 @@ void ew__embed_chunk(ew_session *s, const int32_t *ids, size_t T, uint32_t pos, 
     }
 }
 
+void ew__norm_rows(const ew_session *s, const float *x, const float *w, const float *b, size_t T, float *y)
+{
+    if (w != NULL) {
+        norm(s, x, w, b, T, y);
+    } else {
+        memcpy(y, x, T * s->m->cfg.C * sizeof(float));
+    }
+}
+
+void ew__output_rows(const ew_session *s, const float *xn, size_t n, float *logits, void *scratch)
+{
+    const ew_model *m = s->m;
+    ew_matmul(&s->opt.exec, &m->output, xn, n, logits, scratch);
+    if (m->output_b != NULL) {
+        ew_bias_add(&s->opt.exec, m->output_b, n, m->output.rows, logits);
+    }
+    if (m->cfg.final_softcap != 0) {
+        ew_softcap(&s->opt.exec, m->cfg.final_softcap, n * m->output.rows, logits);
+    }
+}
+
 void ew__head_chunk(ew_session *s, const float *x, size_t n, float *logits)
 {
     const ew_model *m = s->m;
@@ -303,11 +332,5 @@ void ew__head_chunk(ew_session *s, const float *x, size_t n, float *logits)
         norm(s, x, m->output_norm, m->output_norm_b, n, s->w.xn);
         in = s->w.xn;
     }
-    ew_matmul(&s->opt.exec, &m->output, in, n, logits, s->w.scratch);
-    if (m->output_b != NULL) {
-        ew_bias_add(&s->opt.exec, m->output_b, n, m->output.rows, logits);
-    }
-    if (m->cfg.final_softcap != 0) {
-        ew_softcap(&s->opt.exec, m->cfg.final_softcap, n * m->output.rows, logits);
-    }
+    ew__output_rows(s, in, n, logits, s->w.scratch);
 }

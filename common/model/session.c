@@ -73,6 +73,7 @@ static void take_work(ew_session *s, ew_arena *a)
         size_t half = s->rope[i].n_rot / 2;
         s->rope[i].table = ew_arena_take(a, (size_t)s->opt.n_ctx * half, 2 * sizeof(float));
     }
+    ew__vote_take(s, a);
 }
 
 static void prepare_rope(ew_session *s)
@@ -144,6 +145,8 @@ static ew_status session_prepare(ew_session *s, const ew_model *m, const ew_sess
         s->hooks = *o->hooks;
     }
     s->max_rank = EW_MAX(o->max_rank, ew_hooks_max_rank(o->hooks, c->L));
+    o->max_exits = EW_MAX(o->max_exits, s->hooks.n_exits);
+    EW_TRY(ew__vote_check(s, o->hooks, reterr));
     prepare_rope(s);
     return prepare_kv(s, reterr);
 }
@@ -306,6 +309,20 @@ void ew_session_reset(ew_session *s)
     s->pos = 0;
 }
 
+/* The stream inside a part that runs elsewhere is not seen here. */
+static ew_status check_exits_here(const ew_hooks *hooks, uint32_t a, uint32_t b, ew_error *reterr)
+{
+    for (uint32_t i = 0; hooks != NULL && i < hooks->n_exits; i++) {
+        const uint32_t layer = hooks->exits[i].layer;
+        if (a < b && layer > a && layer <= b) {
+            return ew_fail(reterr, EW_EINVAL,
+                           "the early exit behind layer %u lies within layers [%u, %u), which run elsewhere", layer, a,
+                           b);
+        }
+    }
+    return EW_OK;
+}
+
 ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *reterr)
 {
     uint32_t rank = ew_hooks_max_rank(hooks, s->m->cfg.L);
@@ -313,6 +330,8 @@ ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *r
         return ew_fail(reterr, EW_EINVAL, "an adapter of rank %u does not fit a session made for rank %u", rank,
                        s->max_rank);
     }
+    EW_TRY(ew__vote_check(s, hooks, reterr));
+    EW_TRY(check_exits_here(hooks, s->segment.a, s->segment.b, reterr));
     s->hooks = hooks != NULL ? *hooks : (ew_hooks){0};
     s->pos = 0;
     return EW_OK;
@@ -324,6 +343,7 @@ ew_status ew_session_set_segment(ew_session *s, uint32_t a, uint32_t b, ew_segme
         return ew_fail(reterr, EW_EINVAL, "layers [%u, %u) are not a part of a model with %u layers", a, b,
                        s->m->cfg.L);
     }
+    EW_TRY(check_exits_here(&s->hooks, a, b, reterr));
     s->segment.a = a;
     s->segment.b = b;
     s->segment.fn = fn;
@@ -456,7 +476,7 @@ ew_status ew_session_eval(ew_session *s, const int32_t *ids, size_t n, float *re
         EW_TRY(eval_chunk(s, ids + done, n - done, skip, &T, reterr));
     }
     if (ret_logits != NULL) {
-        ew__head_chunk(s, s->w.x + (T - 1) * s->m->cfg.C, 1, ret_logits);
+        ew__vote_chunk(s, T - 1, 1, ret_logits);
     }
     return EW_OK;
 }
@@ -467,7 +487,7 @@ ew_status ew_session_eval_all(ew_session *s, const int32_t *ids, size_t n, float
     size_t T;
     for (size_t done = 0; done < n; done += T) {
         EW_TRY(eval_chunk(s, ids + done, n - done, 0, &T, reterr));
-        ew__head_chunk(s, s->w.x, T, ret_logits + done * s->m->cfg.V);
+        ew__vote_chunk(s, 0, T, ret_logits + done * s->m->cfg.V);
     }
     return EW_OK;
 }
@@ -490,7 +510,7 @@ ew_status ew_session_nll(ew_session *s, const int32_t *ids, size_t n, size_t n_p
         EW_TRY(eval_chunk(s, ids + done, n - 1 - done, first, &T, reterr));
         for (size_t t = first; t < T;) {
             size_t rows = EW_MIN(T - t, rows_max);
-            ew__head_chunk(s, s->w.x + t * c->C, rows, s->w.logits);
+            ew__vote_chunk(s, t, rows, s->w.logits);
             for (size_t r = 0; r < rows; r++, t++) {
                 sum -= ew_log_prob(s->w.logits + r * c->V, c->V, ids[done + t + 1]);
             }

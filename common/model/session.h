@@ -3,6 +3,8 @@
  * All memory is sized by a dry run and taken in ew_session_new; evaluation allocates nothing. The unit of work is the segment
  * [a, b) of layers on hidden states x[n,C]: eval is embed -> run [0,L) -> head, split inference runs the segments in two places.
  * With the reference kernels run [0,L) equals run [0,k) then run [k,L) bit for bit.
+ * With early exits in the hooks, the logits of eval, eval_all and nll are a vote of the exits and the last head (vote.c has the formula);
+ * ew_session_head sees one stream and gives the last head's alone.
  * Positions are token indices from 0; the cache of the session's layers is valid for [0, pos). */
 #ifndef EW_MODEL_SESSION_H
 #define EW_MODEL_SESSION_H
@@ -31,6 +33,7 @@ typedef struct ew_session_opt {
     ew_exec exec;          /* kernels and threads; the pool must outlive the session */
     const ew_hooks *hooks; /* borrowed; NULL = none */
     uint32_t max_rank;     /* workspace for later ew_session_set_hooks; at least the rank of hooks */
+    uint32_t max_exits;    /* room for the early exits of later hooks; at least those of hooks */
     ew_kv_type kv_type;    /* of the cache */
     uint64_t memory_limit_bytes; /* kv + workspace (not the weights) may not exceed this; 0 = no limit */
     uint32_t first_layer;        /* layers [first_layer, last_layer) have a cache here; both 0 = all */
@@ -70,7 +73,7 @@ uint32_t ew_session_n_ctx(const ew_session *s);
 uint32_t ew_session_n_batch(const ew_session *s);
 uint64_t ew_session_bytes(const ew_session *s); /* kv + workspace taken */
 
-/* Replaces the hooks (NULL = none); rank must be within max_rank, else EW_EINVAL. The cache is dropped (position 0): it was
+/* Replaces the hooks (NULL = none); rank must be within max_rank and exits within max_exits, else EW_EINVAL. The cache is dropped (position 0): it was
  * computed under the old ones. */
 ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *reterr) EW_MUST_CHECK;
 

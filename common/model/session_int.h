@@ -6,7 +6,8 @@
 #include "model/model_int.h"
 #include "model/session.h"
 
-#define HEAD_ROWS 8u /* rows of logits that nll keeps at once */
+#define HEAD_ROWS 8u         /* rows of logits that nll keeps at once */
+#define EW_VOTE_EXITS_MAX 8u /* early exits of a session */
 
 /* Workspace of layer evaluation; arrays of n_batch rows. */
 typedef struct layer_work {
@@ -39,7 +40,13 @@ struct ew_session {
     size_t kv_row_bytes; /* of one position of one layer's K or V */
     unsigned char *kv;   /* [last-first][K, V][n_ctx] rows */
     layer_work w;        /* */
-    ew_arena arena;      /* owns kv and workspace */
+    struct {
+        float *stream; /* [max exits][n_batch, C] of the chunk, behind each exit's layer */
+        float *xn;     /* [max(HEAD_ROWS, exits + 1), C] */
+        float *logits; /* as many rows of V, and two of room */
+        void *scratch; /* for the product */
+    } vote;            /* NULL without room for exits */
+    ew_arena arena;    /* owns kv and workspace */
 };
 
 /* x[T,C] of tokens at pos …, T <= n_batch. */
@@ -49,5 +56,19 @@ void ew__embed_chunk(ew_session *s, const int32_t *ids, size_t T, uint32_t pos, 
 void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, size_t keep, uint32_t pos);
 /* Logits of n <= n_batch rows. */
 void ew__head_chunk(ew_session *s, const float *x, size_t n, float *logits);
+/* y = the model's norm with w and b (w NULL: y = x), of T rows. */
+void ew__norm_rows(const ew_session *s, const float *x, const float *w, const float *b, size_t T, float *y);
+/* Output matrix with bias and soft cap on n normalised rows; scratch for n rows. */
+void ew__output_rows(const ew_session *s, const float *xn, size_t n, float *logits, void *scratch);
+
+/* Early exits (vote.c), room for opt.max_exits of them. */
+void ew__vote_take(ew_session *s, ew_arena *a);
+ew_status ew__vote_check(const ew_session *s, const ew_hooks *hooks, ew_error *reterr) EW_MUST_CHECK;
+/* Whether an exit stands behind this many layers. */
+bool ew__vote_here(const ew_session *s, uint32_t layer);
+/* Keeps the stream there for all rows of the chunk. */
+void ew__vote_keep(ew_session *s, uint32_t layer, const float *x, size_t T);
+/* Logits of rows [first, first + n) of the chunk that is in s->w.x: the vote, or the last head's without exits. */
+void ew__vote_chunk(ew_session *s, size_t first, size_t n, float *logits);
 
 #endif
