@@ -1,5 +1,7 @@
 #include "train/exits.h"
 
+#include <math.h>
+
 ew_status ew_exits_spread(uint32_t L, uint32_t n_blocks, ew_adapter_opt *opt, ew_error *reterr)
 {
     if (n_blocks < 2 || n_blocks > EW_ADAPTER_EXITS_MAX + 1 || n_blocks > L) {
@@ -55,4 +57,55 @@ void ew_exits_spans(const ew_model_config *cfg, const ew_adapter_opt *opt, size_
     ret[0] = (ew_exits_span){w->first * layer, (w->last - w->first) * layer};
     ret[1] =
         w->exit < 0 ? (ew_exits_span){n_params, 0} : (ew_exits_span){n_params - norms + (size_t)w->exit * norm, norm};
+}
+
+typedef struct scaling {
+    float *norm;
+    size_t n;
+    double now; /* log of the factor that is in norm */
+    bool finite;
+    ew_step_loss_fn loss;
+    void *ctx;
+} scaling;
+
+static void scale_to(scaling *s, double log_factor)
+{
+    const float f = (float)exp(log_factor - s->now);
+    for (size_t i = 0; i < s->n; i++) {
+        s->norm[i] *= f;
+    }
+    s->now = log_factor;
+}
+
+static double loss_at(scaling *s, double log_factor)
+{
+    scale_to(s, log_factor);
+    const double x = s->loss(s->ctx);
+    s->finite = s->finite && isfinite(x);
+    return x;
+}
+
+void ew_exits_calibrate(float *norm, size_t n, ew_step_loss_fn loss, void *ctx)
+{
+    const double golden = 0.61803398874989485;
+    scaling s = {.norm = norm, .n = n, .finite = true, .loss = loss, .ctx = ctx};
+    double lo = log(1.0 / 64), hi = log(2.0);
+    double a = hi - golden * (hi - lo), b = lo + golden * (hi - lo);
+    double at_a = loss_at(&s, a), at_b = loss_at(&s, b);
+    for (int calls = 2; calls < EW_EXITS_CALIBRATE_CALLS && s.finite; calls++) {
+        if (at_a < at_b) {
+            hi = b;
+            b = a;
+            at_b = at_a;
+            a = hi - golden * (hi - lo);
+            at_a = loss_at(&s, a);
+        } else {
+            lo = a;
+            a = b;
+            at_a = at_b;
+            b = lo + golden * (hi - lo);
+            at_b = loss_at(&s, b);
+        }
+    }
+    scale_to(&s, s.finite ? (lo + hi) / 2 : 0);
 }

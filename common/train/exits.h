@@ -44,4 +44,11 @@ typedef struct ew_exits_span {
 void ew_exits_spans(const ew_model_config *cfg, const ew_adapter_opt *opt, size_t n_params, const ew_pass_window *w,
                     ew_exits_span ret[static 2]);
 
+/* Before the first step of a phase that has an exit: the model's last norm on a stream from further down gives logits that are
+ * much too sure, so the exit's norm[n] is scaled by the factor in [1/64, 2] with the lowest loss (golden section on its logarithm,
+ * EW_EXITS_CALIBRATE_CALLS evaluations, to within 2 %). loss: of the step's batch in the phase's window. Stays as it is when some
+ * loss is not finite. */
+#define EW_EXITS_CALIBRATE_CALLS 13
+void ew_exits_calibrate(float *norm, size_t n, ew_step_loss_fn loss, void *ctx);
+
 #endif

@@ -1,4 +1,5 @@
 /* Block-wise tuning: which layers and parameters a step touches. */
+#include <math.h>
 #include <string.h>
 
 #include "test.h"
@@ -76,12 +77,42 @@ static void spans_are_the_blocks_pairs_and_its_exits_norm(void **state)
     assert_true(s[1].n == 64 && s[1].at == 700 + 64);
 }
 
+typedef struct parabola {
+    float x[3];
+    double best;
+    int calls;
+} parabola;
+
+static double parabola_loss(void *ctx)
+{
+    parabola *p = ctx;
+    p->calls++;
+    const double d = log((double)p->x[0]) - p->best;
+    return isnan(p->best) && p->calls > 3 ? (double)NAN : isnan(p->best) ? 1 : d * d;
+}
+
+static void norms_are_scaled_to_where_the_loss_is_least(void **state)
+{
+    (void)state;
+    for (double f = 0.02; f < 1.9; f *= 1.7) {
+        parabola p = {.x = {1, -2, 0.5F}, .best = log(f)};
+        ew_exits_calibrate(p.x, 3, parabola_loss, &p);
+        assert_int_equal(p.calls, EW_EXITS_CALIBRATE_CALLS);
+        assert_true(fabs((double)p.x[0] / f - 1) < 0.02);
+        assert_true(fabs((double)(p.x[1] / p.x[0]) + 2) < 1e-5 && fabs((double)(p.x[2] / p.x[0]) - 0.5) < 1e-5);
+    }
+    parabola p = {.x = {1, -2, 0.5F}, .best = (double)NAN};
+    ew_exits_calibrate(p.x, 3, parabola_loss, &p);
+    assert_true(p.calls == 4 && fabs((double)p.x[0] - 1) < 1e-5 && fabs((double)p.x[1] + 2) < 1e-5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exits_cut_the_layers_evenly_and_in_order),
         cmocka_unit_test(phases_are_equal_and_the_last_takes_the_rest),
         cmocka_unit_test(spans_are_the_blocks_pairs_and_its_exits_norm),
+        cmocka_unit_test(norms_are_scaled_to_where_the_loss_is_least),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
