@@ -16,43 +16,74 @@ static void norm(const ew_session *s, const float *x, const float *w, const floa
     }
 }
 
-/* y += scale * (x A^T) B^T for the pair on this linear, if there is one. x:[T,C_in], y:[T,F_out]. */
-static void add_lora(ew_session *s, uint32_t layer, ew_linear l, const float *x, size_t T, float *y)
+/* What hangs on this linear, or NULL. */
+static const ew_linear_hook *hook_of(const ew_session *s, uint32_t layer, ew_linear l)
 {
-    if (s->hooks.linear == NULL) {
-        return;
+    return s->hooks.linear != NULL ? &s->hooks.linear[(size_t)layer * EW_LINEAR_COUNT + (size_t)l] : NULL;
+}
+
+/* c[T,N] = alpha a[T,K] b[N,K]^T, or += it. */
+static void small_product(const ew_session *s, size_t T, size_t N, size_t K, float alpha, const float *a,
+                          const float *b, bool accumulate, float *c)
+{
+    ew_gemm(&s->opt.exec, &(ew_gemm_args){.M = T,
+                                          .N = N,
+                                          .K = K,
+                                          .alpha = alpha,
+                                          .a = a,
+                                          .a_row = K,
+                                          .a_col = 1,
+                                          .b = b,
+                                          .b_row = 1,
+                                          .b_col = K,
+                                          .c = c,
+                                          .c_row = N,
+                                          .accumulate = accumulate});
+}
+
+/* Every row of y[T,n] by element times v[n]. */
+static void scale_rows(const ew_session *s, const float *v, size_t T, size_t n, float *y)
+{
+    for (size_t t = 0; t < T; t++) {
+        ew_vec_mul(&s->opt.exec, y + t * n, v, n);
     }
-    const ew_linear_hook *p = &s->hooks.linear[(size_t)layer * EW_LINEAR_COUNT + (size_t)l];
-    if (p->rank == 0) {
-        return;
-    }
+}
+
+/* What stands behind the product y[T,F_out] = W x in hooks.h. x:[T,C_in]. */
+static void finish_linear(ew_session *s, uint32_t layer, ew_linear l, const float *x, size_t T, float *y)
+{
     const ew_mat *w = &s->m->layer[layer].linear[l];
-    size_t R = p->rank;
-    ew_gemm(&s->opt.exec, &(ew_gemm_args){.M = T,
-                                          .N = R,
-                                          .K = w->cols,
-                                          .alpha = 1,
-                                          .a = x,
-                                          .a_row = w->cols,
-                                          .a_col = 1,
-                                          .b = p->a,
-                                          .b_row = 1,
-                                          .b_col = w->cols,
-                                          .c = s->w.lowrank,
-                                          .c_row = R});
-    ew_gemm(&s->opt.exec, &(ew_gemm_args){.M = T,
-                                          .N = w->rows,
-                                          .K = R,
-                                          .alpha = p->scale,
-                                          .a = s->w.lowrank,
-                                          .a_row = R,
-                                          .a_col = 1,
-                                          .b = p->b,
-                                          .b_row = 1,
-                                          .b_col = R,
-                                          .c = y,
-                                          .c_row = w->rows,
-                                          .accumulate = true});
+    const float *bias = s->m->layer[layer].bias[l];
+    const ew_linear_hook *h = hook_of(s, layer, l);
+    if (h != NULL && h->rank > 0) {
+        small_product(s, T, h->rank, w->cols, 1, x, h->a, false, s->w.lowrank);
+        small_product(s, T, w->rows, h->rank, h->scale, s->w.lowrank, h->b, true, y);
+    }
+    if (h != NULL && h->ratio != NULL) {
+        scale_rows(s, h->ratio, T, w->rows, y);
+    }
+    if (bias != NULL) {
+        ew_bias_add(&s->opt.exec, bias, T, w->rows, y);
+    }
+    if (h != NULL && h->out_scale != NULL) {
+        scale_rows(s, h->out_scale, T, w->rows, y);
+    }
+}
+
+/* o[T,C] += Up act(Down o + down_b) + up_b behind attention (0) or the feed-forward (1). */
+static void add_bottleneck(ew_session *s, uint32_t layer, unsigned which, size_t T, float *o)
+{
+    const ew_bottleneck_hook *h = s->hooks.bottleneck != NULL ? &s->hooks.bottleneck[(size_t)layer * 2 + which] : NULL;
+    const size_t C = s->m->cfg.C;
+    float *inner = s->w.lowrank;
+    if (h == NULL || h->width == 0) {
+        return;
+    }
+    small_product(s, T, h->width, C, 1, o, h->down, false, inner);
+    ew_bias_add(&s->opt.exec, h->down_b, T, h->width, inner);
+    ew_activate(&s->opt.exec, h->act, inner, NULL, T * h->width, inner);
+    small_product(s, T, C, h->width, 1, inner, h->up, true, o);
+    ew_bias_add(&s->opt.exec, h->up_b, T, C, o);
 }
 
 static ew_input rows(const float *x)
@@ -60,22 +91,24 @@ static ew_input rows(const float *x)
     return (ew_input){.kind = EW_INPUT_ROWS, .x = (float *)(uintptr_t)x}; /* only read */
 }
 
-/* Several linears of a layer on the same input. */
+/* Several linears of a layer on the same input. Rows that in_scale is for are changed in place. */
 static void linears(ew_session *s, uint32_t layer, const ew_linear *l, size_t n, const ew_input *in, size_t T,
                     float *const *y)
 {
     const float *x = in->kind == EW_INPUT_ROWS ? in->x : in->out;
+    ew_input made = *in;
     const ew_mat *w[3];
     for (size_t i = 0; i < n; i++) {
+        const ew_linear_hook *h = hook_of(s, layer, l[i]);
         w[i] = &s->m->layer[layer].linear[l[i]];
-    }
-    ew_matmul_input(&s->opt.exec, in, w, n, T, y, s->w.scratch);
-    for (size_t i = 0; i < n; i++) {
-        const float *bias = s->m->layer[layer].bias[l[i]];
-        if (bias != NULL) {
-            ew_bias_add(&s->opt.exec, bias, T, w[i]->rows, y[i]);
+        made.keep = made.keep || (h != NULL && h->rank > 0); /* low-rank products read it */
+        if (h != NULL && h->in_scale != NULL) {
+            scale_rows(s, h->in_scale, T, w[i]->cols, in->x);
         }
-        add_lora(s, layer, l[i], x, T, y[i]);
+    }
+    ew_matmul_input(&s->opt.exec, &made, w, n, T, y, s->w.scratch);
+    for (size_t i = 0; i < n; i++) {
+        finish_linear(s, layer, l[i], x, T, y[i]);
     }
 }
 
@@ -83,7 +116,7 @@ static void linears(ew_session *s, uint32_t layer, const ew_linear *l, size_t n,
 static unsigned char *kv_of(const ew_session *s, uint32_t layer, unsigned which)
 {
     size_t i = (size_t)(layer - s->opt.first_layer) * 2 + which;
-    return s->kv + i * s->opt.n_ctx * s->kv_row_bytes;
+    return s->kv + i * ew__session_rows(s) * s->kv_row_bytes;
 }
 
 /* Norms and positions of the heads of q or k, in place. */
@@ -190,6 +223,7 @@ static void block(ew_session *s, uint32_t i, float *x, size_t T, size_t keep, ui
     if (l->attn_post_norm != NULL) {
         norm(s, o, l->attn_post_norm, NULL, T, o);
     }
+    add_bottleneck(s, i, 0, T, o);
     if (c->parallel && l->ffn_norm != NULL) {
         norm(s, x, l->ffn_norm, l->ffn_norm_b, T, xn); /* of x without attention's part */
     }
@@ -204,20 +238,23 @@ static void block(ew_session *s, uint32_t i, float *x, size_t T, size_t keep, ui
     if (l->ffn_post_norm != NULL) {
         norm(s, o, l->ffn_post_norm, NULL, T, o);
     }
+    add_bottleneck(s, i, 1, T, o);
     ew_vec_add(e, x, o, T * c->C);
     if (c->norm_after) {
         norm(s, x, l->ffn_norm, l->ffn_norm_b, T, x);
     }
 }
 
-/* Whether a layer is the plain pre-norm form, whose steps between two products can be made on the way into the second. An adapter
- * needs the inputs themselves. */
+/* Whether a layer is the plain pre-norm form, whose steps between two products can be made on the way into the second. Scales on what
+ * Down takes and bottlenecks stand between. */
 static bool is_plain(const ew_session *s, uint32_t i)
 {
     const ew_model_config *c = &s->m->cfg;
     const ew_layer_weights *l = &s->m->layer[i];
+    const ew_linear_hook *down = hook_of(s, i, EW_LINEAR_DOWN);
     return c->norm == EW_NORM_RMS && c->act == EW_ACT_SILU && !c->ungated && !c->norm_after && !c->parallel &&
-           l->attn_post_norm == NULL && l->ffn_post_norm == NULL && s->hooks.linear == NULL;
+           l->attn_post_norm == NULL && l->ffn_post_norm == NULL && s->hooks.bottleneck == NULL &&
+           (down == NULL || down->in_scale == NULL);
 }
 
 /* block() in that form, the same bits. Takes x without `sum` (NULL: nothing), which the layer before left to be added; leaves in s->w.o
@@ -285,10 +322,10 @@ static void add_rows(ew_session *s, const ew_mat *m, size_t first, size_t step, 
     ew_vec_add(&s->opt.exec, x, s->w.o, T * m->cols);
 }
 
-void ew__embed_chunk(ew_session *s, const int32_t *ids, size_t T, uint32_t pos, float *x)
+/* What follows the rows of the embedding table (or a prompt's) at pos … */
+static void finish_embed(ew_session *s, size_t T, uint32_t pos, float *x)
 {
     const ew_model *m = s->m;
-    ew_embed(&s->opt.exec, &m->token_embd, ids, T, x);
     if (m->cfg.embed_scale != 0) {
         ew_vec_scale(&s->opt.exec, m->cfg.embed_scale, T * m->cfg.C, x);
     }
@@ -302,6 +339,33 @@ void ew__embed_chunk(ew_session *s, const int32_t *ids, size_t T, uint32_t pos, 
         norm(s, x, m->embd_norm, m->embd_norm_b, T, x);
     }
 }
+
+void ew__embed_chunk(ew_session *s, const int32_t *ids, size_t T, uint32_t pos, float *x)
+{
+    ew_embed(&s->opt.exec, &s->m->token_embd, ids, T, x);
+    finish_embed(s, T, pos, x);
+}
+
+/* ---- virtual positions ---- */
+
+void ew__prompt_chunk(ew_session *s, size_t T, uint32_t pos, float *x)
+{
+    const size_t C = s->m->cfg.C;
+    memcpy(x, s->hooks.prompt + pos * C, T * C * sizeof(float));
+    finish_embed(s, T, pos, x);
+}
+
+void ew__store_prefix(ew_session *s)
+{
+    const size_t P = s->hooks.n_virtual, cols = (size_t)s->m->cfg.K * s->m->cfg.D;
+    for (uint32_t i = s->opt.first_layer; i < s->opt.last_layer; i++) {
+        const size_t at = i * P * cols;
+        ew_store_rows(&s->opt.exec, s->kv_dtype, s->hooks.prefix_k + at, P, cols, kv_of(s, i, 0), s->kv_row_bytes);
+        ew_store_rows(&s->opt.exec, s->kv_dtype, s->hooks.prefix_v + at, P, cols, kv_of(s, i, 1), s->kv_row_bytes);
+    }
+}
+
+/* ---- the other end ---- */
 
 void ew__norm_rows(const ew_session *s, const float *x, const float *w, const float *b, size_t T, float *y)
 {

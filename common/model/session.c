@@ -11,6 +11,9 @@
 #include "sys/pool.h"
 
 #define N_CTX_DEFAULT_MAX 4096u
+
+/* ---- hooks ---- */
+
 uint32_t ew_hooks_max_rank(const ew_hooks *hooks, uint32_t n_layers)
 {
     uint32_t max = 0;
@@ -19,7 +22,34 @@ uint32_t ew_hooks_max_rank(const ew_hooks *hooks, uint32_t n_layers)
             max = EW_MAX(max, hooks->linear[i].rank);
         }
     }
+    if (hooks != NULL && hooks->bottleneck != NULL) {
+        for (size_t i = 0; i < (size_t)n_layers * 2; i++) {
+            max = EW_MAX(max, hooks->bottleneck[i].width);
+        }
+    }
     return max;
+}
+
+/* What s cannot do with such hooks. */
+static ew_status check_hooks(const ew_session *s, const ew_hooks *h, ew_error *reterr)
+{
+    const ew_model_config *c = &s->m->cfg;
+    const bool prefix = h->prefix_k != NULL && h->prefix_v != NULL;
+    if (h->n_virtual == 0) {
+        return EW_OK;
+    }
+    if (prefix == (h->prompt != NULL)) {
+        return ew_fail(reterr, EW_EINVAL, "%u virtual positions need either a prompt or keys and values", h->n_virtual);
+    }
+    if (c->encoder) {
+        return ew_fail(reterr, EW_EUNSUPPORTED, "%s is an encoder: it has no virtual positions", c->name);
+    }
+    if (s->segment.a < s->segment.b || (!prefix && (s->opt.first_layer != 0 || s->opt.last_layer != c->L))) {
+        return ew_fail(reterr, EW_EUNSUPPORTED,
+                       "virtual positions go through all layers in one place, this session has them in several. HINT: "
+                       "split inference runs without prompt and prefix adapters");
+    }
+    return EW_OK;
 }
 
 /* ---- sizing ---- */
@@ -46,7 +76,7 @@ static void take_kv(ew_session *s, ew_arena *a)
 {
     const ew_model_config *c = &s->m->cfg;
     EW_ASSERT(ew_dtype_row_bytes(s->kv_dtype, (size_t)c->K * c->D, &s->kv_row_bytes));
-    size_t rows = (size_t)(s->opt.last_layer - s->opt.first_layer) * 2 * s->opt.n_ctx; /* < 2^9 * 2 * 2^20 */
+    size_t rows = (size_t)(s->opt.last_layer - s->opt.first_layer) * 2 * ew__session_rows(s); /* < 2^9 * 2 * 2^21 */
     s->kv = ew_arena_take(a, rows, s->kv_row_bytes);
 }
 
@@ -71,7 +101,7 @@ static void take_work(ew_session *s, ew_arena *a)
     w->scratch = ew_arena_take(a, scratch_bytes(s->m, T), 1);
     for (size_t i = 0; i < EW_COUNT(s->rope); i++) {
         size_t half = s->rope[i].n_rot / 2;
-        s->rope[i].table = ew_arena_take(a, (size_t)s->opt.n_ctx * half, 2 * sizeof(float));
+        s->rope[i].table = ew_arena_take(a, ew__session_rows(s) * half, 2 * sizeof(float));
     }
     ew__vote_take(s, a);
 }
@@ -80,16 +110,17 @@ static void prepare_rope(ew_session *s)
 {
     const ew_model *m = s->m;
     const ew_model_config *c = &m->cfg;
-    bool beyond = m->rope_long != NULL && s->opt.n_ctx > c->rope_orig_ctx;
+    const size_t rows = ew__session_rows(s);
+    bool beyond = m->rope_long != NULL && rows > c->rope_orig_ctx;
     s->rope[0] = (ew_rope_opt){.kind = c->rope_kind,
                                .n_rot = c->n_rot,
                                .theta_base = c->rope_theta,
                                .mscale = c->rope_mscale,
                                .freq_factors = beyond ? m->rope_long : m->rope_factors,
-                               .n_table = s->opt.n_ctx};
+                               .n_table = rows};
     if (c->rope_theta_local != 0) {
-        s->rope[1] = (ew_rope_opt){
-            .kind = c->rope_kind, .n_rot = c->n_rot, .theta_base = c->rope_theta_local, .n_table = s->opt.n_ctx};
+        s->rope[1] =
+            (ew_rope_opt){.kind = c->rope_kind, .n_rot = c->n_rot, .theta_base = c->rope_theta_local, .n_table = rows};
     }
 }
 
@@ -110,6 +141,30 @@ static ew_status prepare_kv(ew_session *s, ew_error *reterr)
     return EW_OK;
 }
 
+/* Room for tokens and virtual positions. */
+static ew_status prepare_ctx(ew_session *s, ew_error *reterr)
+{
+    const ew_model_config *c = &s->m->cfg;
+    ew_session_opt *o = &s->opt;
+    if (s->max_virtual > EW_LIMIT_CONTEXT_TOK) {
+        return ew_fail(reterr, EW_EINVAL, "%u virtual positions are over the limit of %u", s->max_virtual,
+                       EW_LIMIT_CONTEXT_TOK);
+    }
+    if (o->n_ctx == 0) {
+        o->n_ctx = ew_session_default_ctx(s->m);
+        o->n_ctx = c->n_pos > s->max_virtual ? EW_MIN(o->n_ctx, c->n_pos - s->max_virtual) : o->n_ctx;
+    }
+    if (o->n_ctx > EW_LIMIT_CONTEXT_TOK) {
+        return ew_fail(reterr, EW_EINVAL, "a context of %u tokens is over the limit of %u", o->n_ctx,
+                       EW_LIMIT_CONTEXT_TOK);
+    }
+    if (c->n_pos != 0 && ew__session_rows(s) > c->n_pos) {
+        return ew_fail(reterr, EW_EINVAL, "a context of %zu tokens is over the %u positions that the model has learned",
+                       ew__session_rows(s), c->n_pos);
+    }
+    return EW_OK;
+}
+
 /* Fills the defaults of opt and checks it against the model. */
 static ew_status session_prepare(ew_session *s, const ew_model *m, const ew_session_opt *opt, ew_error *reterr)
 {
@@ -118,15 +173,8 @@ static ew_status session_prepare(ew_session *s, const ew_model *m, const ew_sess
     s->m = (ew_model *)(uintptr_t)m;
     s->opt = opt != NULL ? *opt : none;
     ew_session_opt *o = &s->opt;
-    o->n_ctx = o->n_ctx != 0 ? o->n_ctx : ew_session_default_ctx(m);
-    if (o->n_ctx > EW_LIMIT_CONTEXT_TOK) {
-        return ew_fail(reterr, EW_EINVAL, "a context of %u tokens is over the limit of %u", o->n_ctx,
-                       EW_LIMIT_CONTEXT_TOK);
-    }
-    if (c->n_pos != 0 && o->n_ctx > c->n_pos) {
-        return ew_fail(reterr, EW_EINVAL, "a context of %u tokens is over the %u positions that the model has learned",
-                       o->n_ctx, c->n_pos);
-    }
+    s->max_virtual = EW_MAX(o->max_virtual, o->hooks != NULL ? o->hooks->n_virtual : 0);
+    EW_TRY(prepare_ctx(s, reterr));
     o->n_batch = EW_MIN(o->n_batch != 0 && !c->encoder ? o->n_batch : EW_SESSION_BATCH_DEFAULT, o->n_ctx);
     if (c->encoder) {
         o->n_batch = o->n_ctx; /* every token sees all others */
@@ -142,6 +190,7 @@ static ew_status session_prepare(ew_session *s, const ew_model *m, const ew_sess
         o->exec.kern = ew_kern_get(NULL);
     }
     if (o->hooks != NULL) {
+        EW_TRY(check_hooks(s, o->hooks, reterr));
         s->hooks = *o->hooks;
     }
     s->max_rank = EW_MAX(o->max_rank, ew_hooks_max_rank(o->hooks, c->L));
@@ -254,7 +303,7 @@ ew_status ew_session_new(const ew_model *m, const ew_session_opt *opt, ew_sessio
     for (size_t i = 0; i < EW_COUNT(s->rope) && s->rope[i].n_rot > 0; i++) {
         ew_rope_opt fill = s->rope[i];
         fill.table = NULL;
-        ew_rope_table(&fill, s->opt.n_ctx, (float *)(uintptr_t)s->rope[i].table);
+        ew_rope_table(&fill, ew__session_rows(s), (float *)(uintptr_t)s->rope[i].table);
     }
     *ret_session = s;
     return EW_OK;
@@ -307,6 +356,7 @@ void ew_session_rewind(ew_session *s, uint32_t pos)
 void ew_session_reset(ew_session *s)
 {
     s->pos = 0;
+    s->virtual_ready = false; /* their values may have changed */
 }
 
 /* The stream inside a part that runs elsewhere is not seen here. */
@@ -332,8 +382,15 @@ ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *r
     }
     EW_TRY(ew__vote_check(s, hooks, reterr));
     EW_TRY(check_exits_here(hooks, s->segment.a, s->segment.b, reterr));
+    if (hooks != NULL && hooks->n_virtual > s->max_virtual) {
+        return ew_fail(reterr, EW_EINVAL, "an adapter of %u virtual positions does not fit a session made for %u",
+                       hooks->n_virtual, s->max_virtual);
+    }
+    if (hooks != NULL) {
+        EW_TRY(check_hooks(s, hooks, reterr));
+    }
     s->hooks = hooks != NULL ? *hooks : (ew_hooks){0};
-    s->pos = 0;
+    ew_session_reset(s);
     return EW_OK;
 }
 
@@ -344,6 +401,12 @@ ew_status ew_session_set_segment(ew_session *s, uint32_t a, uint32_t b, ew_segme
                        s->m->cfg.L);
     }
     EW_TRY(check_exits_here(&s->hooks, a, b, reterr));
+    if (a < b && s->hooks.n_virtual > 0) {
+        return ew_fail(
+            reterr, EW_EUNSUPPORTED,
+            "virtual positions go through all layers in one place. HINT: split inference runs without prompt "
+            "and prefix adapters");
+    }
     s->segment.a = a;
     s->segment.b = b;
     s->segment.fn = fn;
@@ -352,6 +415,31 @@ ew_status ew_session_set_segment(ew_session *s, uint32_t a, uint32_t b, ew_segme
 }
 
 /* ---- segments ---- */
+
+/* Where a token's position stands in the cache and for the model. */
+static uint32_t place(const ew_session *s, size_t pos)
+{
+    return (uint32_t)pos + s->hooks.n_virtual;
+}
+
+/* Virtual positions into the cache, once until the next reset. */
+static void prepare_virtual(ew_session *s)
+{
+    if (s->virtual_ready) {
+        return;
+    }
+    s->virtual_ready = true;
+    if (s->hooks.n_virtual > 0 && s->hooks.prompt == NULL) {
+        ew__store_prefix(s);
+        return;
+    }
+    for (uint32_t done = 0; done < s->hooks.n_virtual;) {
+        const uint32_t T = EW_MIN(s->hooks.n_virtual - done, s->opt.n_batch);
+        ew__prompt_chunk(s, T, done, s->w.x);
+        ew__run_chunk(s, 0, s->m->cfg.L, s->w.x, T, T, done);
+        done += T;
+    }
+}
 
 static ew_status check_ids(const ew_session *s, const int32_t *ids, size_t n, ew_error *reterr)
 {
@@ -378,7 +466,7 @@ ew_status ew_session_embed(ew_session *s, const int32_t *ids, size_t n, uint32_t
     EW_TRY(check_room(s, pos, n, reterr));
     for (size_t done = 0; done < n;) {
         size_t T = EW_MIN(n - done, s->opt.n_batch);
-        ew__embed_chunk(s, ids + done, T, pos + (uint32_t)done, ret_x + done * s->m->cfg.C);
+        ew__embed_chunk(s, ids + done, T, place(s, pos + done), ret_x + done * s->m->cfg.C);
         done += T;
     }
     return EW_OK;
@@ -391,9 +479,10 @@ ew_status ew_session_run(ew_session *s, uint32_t a, uint32_t b, float *x, size_t
                        s->opt.first_layer, s->opt.last_layer);
     }
     EW_TRY(check_room(s, pos, n, reterr));
+    prepare_virtual(s);
     for (size_t done = 0; done < n;) {
         size_t T = EW_MIN(n - done, s->opt.n_batch);
-        ew__run_chunk(s, a, b, x + done * s->m->cfg.C, T, 0, pos + (uint32_t)done);
+        ew__run_chunk(s, a, b, x + done * s->m->cfg.C, T, 0, place(s, pos + done));
         done += T;
     }
     return EW_OK;
@@ -454,10 +543,11 @@ static ew_status eval_chunk(ew_session *s, const int32_t *ids, size_t rest, size
     size_t T = EW_MIN(rest, s->opt.n_batch);
     size_t keep = EW_MIN(skip, T);
     uint32_t L = s->m->cfg.L;
-    ew__embed_chunk(s, ids, T, s->pos, s->w.x);
+    prepare_virtual(s);
+    ew__embed_chunk(s, ids, T, place(s, s->pos), s->w.x);
     if (s->segment.a == s->segment.b) {
-        ew__run_chunk(s, 0, L, s->w.x, T, keep, s->pos);
-    } else {
+        ew__run_chunk(s, 0, L, s->w.x, T, keep, place(s, s->pos));
+    } else { /* no virtual positions */
         ew__run_chunk(s, 0, s->segment.a, s->w.x, T, keep, s->pos);
         EW_TRY(s->segment.fn(s->segment.ctx, s->w.x, T, s->pos, reterr));
         ew__run_chunk(s, s->segment.b, L, s->w.x, T, keep, s->pos);

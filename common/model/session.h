@@ -5,7 +5,8 @@
  * With the reference kernels run [0,L) equals run [0,k) then run [k,L) bit for bit.
  * With early exits in the hooks, the logits of eval, eval_all and nll are a vote of the exits and the last head (vote.c has the formula);
  * ew_session_head sees one stream and gives the last head's alone.
- * Positions are token indices from 0; the cache of the session's layers is valid for [0, pos). */
+ * Positions are token indices from 0; the cache of the session's layers is valid for [0, pos). Virtual positions of hooks are not
+ * counted: they stand in rows of their own before the first token, computed at the first evaluation after new, reset or set_hooks. */
 #ifndef EW_MODEL_SESSION_H
 #define EW_MODEL_SESSION_H
 
@@ -32,7 +33,8 @@ typedef struct ew_session_opt {
     uint32_t n_batch;      /* largest chunk computed at once, tok; 0 = EW_SESSION_BATCH_DEFAULT; encoders: n_ctx */
     ew_exec exec;          /* kernels and threads; the pool must outlive the session */
     const ew_hooks *hooks; /* borrowed; NULL = none */
-    uint32_t max_rank;     /* workspace for later ew_session_set_hooks; at least the rank of hooks */
+    uint32_t max_rank;     /* workspace for later ew_session_set_hooks; at least the rank (or width) of hooks */
+    uint32_t max_virtual;  /* room beside n_ctx for later hooks' virtual positions; at least that of hooks */
     uint32_t max_exits;    /* room for the early exits of later hooks; at least those of hooks */
     ew_kv_type kv_type;    /* of the cache */
     uint64_t memory_limit_bytes; /* kv + workspace (not the weights) may not exceed this; 0 = no limit */
@@ -73,8 +75,9 @@ uint32_t ew_session_n_ctx(const ew_session *s);
 uint32_t ew_session_n_batch(const ew_session *s);
 uint64_t ew_session_bytes(const ew_session *s); /* kv + workspace taken */
 
-/* Replaces the hooks (NULL = none); rank must be within max_rank and exits within max_exits, else EW_EINVAL. The cache is dropped (position 0): it was
- * computed under the old ones. */
+/* Replaces the hooks (NULL = none). The cache is dropped (position 0): it was computed under the old ones. EW_EINVAL when their rank,
+ * virtual positions or exits are not within max_rank, max_virtual and max_exits; EW_EUNSUPPORTED for virtual positions of an encoder or
+ * of a session whose layers are in several places (a segment; for a prompt also one of some layers). */
 ew_status ew_session_set_hooks(ew_session *s, const ew_hooks *hooks, ew_error *reterr) EW_MUST_CHECK;
 
 /* Runs layers [a, b) of a chunk somewhere else: x[n,C] in place, positions pos … pos + n - 1, n <= n_batch. Called in the session's

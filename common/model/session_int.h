@@ -19,7 +19,7 @@ typedef struct layer_work {
     float *o;       /* [T,C] output of O and of Down */
     float *gate;    /* [T,F] */
     float *up;      /* [T,F] */
-    float *lowrank; /* [T,max_rank] */
+    float *lowrank; /* [T,max_rank] between two small products */
     float *logits;  /* [HEAD_ROWS,V] */
     void *scratch;  /* for products */
 } layer_work;
@@ -28,18 +28,20 @@ struct ew_session {
     ew_model *m;        /* a reference */
     ew_session_opt opt; /* defaults filled in */
     ew_hooks hooks;     /* copy of what was given */
+    bool virtual_ready; /* the cache holds the virtual positions of hooks */
     struct {
         uint32_t a, b;    /* layers [a, b) run by fn; a == b: none do */
         ew_segment_fn fn; /* */
         void *ctx;        /* */
     } segment;
-    ew_rope_opt rope[2]; /* with table and factors: of all layers, of local ones with a base of their own */
-    uint32_t pos;        /* tokens appended by eval */
-    uint32_t max_rank;   /* of low-rank workspace */
-    ew_dtype kv_dtype;   /* */
-    size_t kv_row_bytes; /* of one position of one layer's K or V */
-    unsigned char *kv;   /* [last-first][K, V][n_ctx] rows */
-    layer_work w;        /* */
+    ew_rope_opt rope[2];  /* with table and factors: of all layers, of local ones with a base of their own */
+    uint32_t pos;         /* tokens appended by eval; the first stands behind the virtual positions */
+    uint32_t max_rank;    /* of low-rank workspace */
+    uint32_t max_virtual; /* rows of the cache beside n_ctx */
+    ew_dtype kv_dtype;    /* */
+    size_t kv_row_bytes;  /* of one position of one layer's K or V */
+    unsigned char *kv;    /* [last-first][K, V][ew__session_rows] rows */
+    layer_work w;         /* */
     struct {
         float *stream; /* [max exits][n_batch, C] of the chunk, behind each exit's layer */
         float *xn;     /* [max(HEAD_ROWS, exits + 1), C] */
@@ -49,8 +51,19 @@ struct ew_session {
     ew_arena arena;    /* owns kv and workspace */
 };
 
-/* x[T,C] of tokens at pos …, T <= n_batch. */
+/* Rows of the cache, virtual positions first. */
+static inline size_t ew__session_rows(const ew_session *s)
+{
+    return (size_t)s->opt.n_ctx + s->max_virtual;
+}
+
+/* Positions below count the virtual ones, T <= n_batch.
+ * x[T,C] of tokens at pos …. */
 void ew__embed_chunk(ew_session *s, const int32_t *ids, size_t T, uint32_t pos, float *x);
+/* x[T,C] of the prompt's rows pos …. */
+void ew__prompt_chunk(ew_session *s, size_t T, uint32_t pos, float *x);
+/* Keys and values of a prefix into the cache of the session's layers. */
+void ew__store_prefix(ew_session *s);
 /* Layers [a,b) on x[T,C] in place, T <= n_batch; writes their cache at pos. Nobody will look at the rows before `keep` (<= T) behind
  * the model's last layer: it leaves them as they come. */
 void ew__run_chunk(ew_session *s, uint32_t a, uint32_t b, float *x, size_t T, size_t keep, uint32_t pos);
