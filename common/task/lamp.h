@@ -1,5 +1,8 @@
 /* LaMP (Salemi et al. 2304.11406): its published files, its retrieval inputs, its prompts, its scores.
  *
+ * Where LaMP leaves a choice to chance this leaves none: records of equal BM25 score come later first (numpy's argsort is not stable), and ROUGE is the
+ * mean over the answers (HF's `rouge` gives the median of 1000 resampled means, which scatters around it by about 4 % of the standard error).
+ *
  * Files. Questions: a JSON array of {"id","input","profile":[…]}, with "user_id" in time-based data; outputs and predictions:
  * {"task":"LaMP_2","golds":[{"id","output"}]}. Questions are read one at a time: memory is that of the largest question, whatever the file's size.
  * Numbers for strings ("score": 5, "id": 31) are taken in decimal.
@@ -53,6 +56,7 @@ typedef struct ew_lamp_record {
     char *id;
     char *text;   /* text, abstract or description: what info.text names. Task 1: the abstract */
     char *answer; /* title, tag, category or score: what info.answer names. Task 1: the title */
+    char *title;  /* task 2N alone */
     char *date;   /* as written, or NULL */
 } ew_lamp_record;
 
@@ -136,7 +140,9 @@ typedef struct ew_lamp_scores {
     double mae, rmse;          /* RATING */
     double rouge1, rougeL;     /* TEXT */
 } ew_lamp_scores;
-/* EW_EINVAL: the tasks differ, or ids are missing or too many (the message names one). As eval/evaluation.py with scikit-learn's f1_score and rouge_score. */
+/* As eval/evaluation.py with scikit-learn's f1_score over all labels and rouge_score: outputs are stripped; one that is no label counts as one more class, which
+ * has no F1; a rating that is no finite number becomes the farther of 1 and 5. EW_EINVAL: the tasks differ, ids are missing or too many (the message names
+ * one), a gold rating is no number. */
 ew_status ew_lamp_score(const ew_lamp_answers *golds, const ew_lamp_answers *predictions, ew_lamp_scores *ret_scores,
                         ew_error *reterr) EW_MUST_CHECK;
 
