@@ -10,13 +10,14 @@
 
 struct ew_held {
     ew_exec exec;
-    ew_model *model;
+    const char *model_path;
+    ew_model *model; /* NULL = not yet */
     ew_task *task;
     ew_items items; /* in the split's order */
     uint64_t *rows; /* [items.n] */
     ew_user_split split;
     size_t n_history, n_val;
-    uint32_t seq_max;
+    uint32_t seq_max_asked, seq_max;
     double rag_recency;
 };
 
@@ -76,21 +77,28 @@ ew_status ew_held_new(const ew_trial_spec *spec, const char *model_path, const e
         return ew_fail(reterr, EW_ENOMEM, "out of memory for held-out items");
     }
     h->exec = exec;
+    h->model_path = model_path;
+    h->seq_max_asked = spec->settings.seq_max_tok != 0 ? spec->settings.seq_max_tok : SEQ_MAX_DEFAULT;
     EW_TRY(load_items(h, spec, items, reterr));
-    EW_TRY(ew_model_open(model_path, NULL, &h->model, reterr));
-    if (ew_model_tokenizer(h->model) == NULL) {
-        return ew_fail(reterr, EW_EUNSUPPORTED, "%s has no tokenizer", model_path);
-    }
-    uint32_t seq = spec->settings.seq_max_tok;
-    h->seq_max = EW_MIN(seq != 0 ? seq : SEQ_MAX_DEFAULT, ew_model_config_of(h->model)->n_ctx_train);
     *ret_held = h;
     h = NULL;
     return EW_OK;
 }
 
-ew_model *ew_held_model(const ew_held *h)
+ew_status ew_held_model(ew_held *h, ew_model **ret_model, ew_error *reterr)
 {
-    return h->model;
+    if (h->model == NULL) {
+        EW_AUTO(ew_model) m = NULL;
+        EW_TRY(ew_model_open(h->model_path, NULL, &m, reterr));
+        if (ew_model_tokenizer(m) == NULL) {
+            return ew_fail(reterr, EW_EUNSUPPORTED, "%s has no tokenizer", h->model_path);
+        }
+        h->seq_max = EW_MIN(h->seq_max_asked, ew_model_config_of(m)->n_ctx_train);
+        h->model = m;
+        m = NULL;
+    }
+    *ret_model = h->model;
+    return EW_OK;
 }
 
 const ew_item *ew_held_history(const ew_held *h, size_t *ret_n)
@@ -144,17 +152,19 @@ ew_status ew_held_score(ew_held *h, ew_adapter *adapter, uint32_t rag_k, const e
                         const ew_progress *progress, ew_score *ret_score, ew_error *reterr)
 {
     EW_AUTO(ew_prompter) p = NULL;
+    ew_model *base = NULL;
     ew_model *model = NULL;
+    EW_TRY(ew_held_model(h, &base, reterr));
     const ew_prompter_opt opt = {.task = h->task,
-                                 .tokenizer = ew_model_tokenizer(h->model),
+                                 .tokenizer = ew_model_tokenizer(base),
                                  .seq_max_tok = h->seq_max,
                                  .rag_k = rag_k,
                                  .rag_recency = h->rag_recency};
     EW_TRY(ew_prompter_new(&opt, rag_k != 0 ? h->items.item : NULL, rag_k != 0 ? h->n_history : 0, &p, reterr));
     if (adapter == NULL) {
-        return score(h, h->model, NULL, p, items, n, progress, ret_score, reterr);
+        return score(h, base, NULL, p, items, n, progress, ret_score, reterr);
     }
-    EW_TRY(ew_adapter_model(adapter, h->model, &model, reterr));
+    EW_TRY(ew_adapter_model(adapter, base, &model, reterr));
     ew_status st = score(h, model, ew_adapter_hooks(adapter), p, items, n, progress, ret_score, reterr);
     ew_model_unref(&model);
     return st;

@@ -15,12 +15,14 @@
 
 typedef struct ew_held ew_held;
 
-/* Splits the items of a profile as a trial of spec does: task, settings and n_history of it are read. EW_ELIMIT below 5 items. */
+/* Splits the items of a profile as a trial of spec does: task, settings and n_history of it are read. EW_ELIMIT below 5 items.
+ * model_path is borrowed. */
 ew_status ew_held_new(const ew_trial_spec *spec, const char *model_path, const ew_items *items, ew_exec exec,
                       ew_held **ret_held, ew_error *reterr) EW_MUST_CHECK;
 void ew_held_free(ew_held **h);
 
-ew_model *ew_held_model(const ew_held *h);
+/* Opened when it is first asked for; borrowed. */
+ew_status ew_held_model(ew_held *h, ew_model **ret_model, ew_error *reterr) EW_MUST_CHECK;
 /* The parts, in order; borrowed. order = position in the split; rows[position] = the order that the item came with. */
 const ew_item *ew_held_history(const ew_held *h, size_t *ret_n);
 const ew_item *ew_held_val(const ew_held *h, size_t *ret_n);

@@ -51,6 +51,8 @@ typedef struct trial {
     double seconds_by_rates;   /* the forecast at the probe's rates alone */
     ew_run_forecast forecast;
     ew_tune_opt tune;
+    const char *stop_reason; /* why training ended */
+    ew_tune_stop stop;
     ew_trial_result *out;
 } trial;
 
@@ -500,6 +502,10 @@ static ew_status learn(trial *t, ew_adapter **ret_lora, ew_error *reterr)
         add(t, "tune.", "seconds", "s", report->seconds);
         add(t, "tune.", "tok_per_s", "tok/s", report->tok_per_s);
         add(t, "tune.", "steps", "1", report->steps);
+        add(t, "tune.", "skipped", "1", report->skipped);
+        add(t, "tune.", "truncated", "1", (double)report->truncated);
+        t->stop = report->stop;
+        t->stop_reason = report->stop_reason;
         add(t, "tune.", "tokens", "tok", (double)report->tokens);
         add(t, "tune.", "val_nll_before", "nat/tok", (double)report->val_nll_before);
         add(t, "tune.", "val_nll_best", "nat/tok", (double)report->val_nll_best);
@@ -568,6 +574,10 @@ static ew_status execute(trial *t, ew_run_product *product, ew_error *reterr)
     if (product != NULL) {
         product->lora = lora;
         product->better = better;
+        product->stop_reason = t->stop_reason;
+        product->diverged = t->stop == EW_TUNE_STOP_DIVERGED;
+        product->unfinished = t->stop_reason != NULL && t->stop != EW_TUNE_STOP_DONE &&
+                              t->stop != EW_TUNE_STOP_PLATEAU && t->stop != EW_TUNE_STOP_DIVERGED;
         lora = NULL;
     }
     return EW_OK;

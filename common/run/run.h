@@ -54,8 +54,11 @@ typedef struct ew_run_env {
 
 /* What a trial leaves behind besides its measures. Zeroed before; released by ew_run_product_release. */
 typedef struct ew_run_product {
-    ew_adapter *lora; /* the trained adapter, NULL when the method trains none */
-    bool better;      /* the gate: on val items it beats the untouched model (answer NLL; score not lower) */
+    ew_adapter *lora;        /* the trained adapter, NULL when the method trains none */
+    bool better;             /* the gate: on val items it beats the untouched model (answer NLL; score not lower) */
+    const char *stop_reason; /* why training ended, a static phrase; NULL when there was none */
+    bool diverged;           /* the loss was not finite again and again: the adapter holds the last good parameters */
+    bool unfinished;         /* a budget ended it */
 } ew_run_product;
 void ew_run_product_release(ew_run_product *p);
 

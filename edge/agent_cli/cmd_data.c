@@ -6,12 +6,13 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "sys/file.h"
+#include "task/import.h"
 #include "text/json.h"
 
 typedef struct data_args {
     char *dir;
-    char *file, *id, *text;
-    bool json, all;
+    char *file, *id, *text, *format, *user;
+    bool json, all, each_turn, skip_bad;
 } data_args;
 
 #define DIR_OPT(o)                                                                                                     \
@@ -32,16 +33,43 @@ static ew_status open_vault(const ew_agent_app *app, const char *dir, ew_vault *
     return ew_home_vault(&h, app->credentials, ret_vault, reterr);
 }
 
+#define BAD_SHOWN 5u
+
+static void show_bad(const char *message, void *ctx)
+{
+    size_t *n = ctx;
+    if (++*n <= BAD_SHOWN) {
+        (void)fprintf(stderr, "left out: %s\n", message);
+    }
+}
+
 static ew_status import(const ew_agent_app *app, const data_args *o, ew_error *reterr)
 {
     EW_AUTO(ew_vault) v = NULL;
+    EW_AUTO_ITEMS items = {0};
+    ew_import_report read;
     ew_vault_import_result r;
+    size_t n_bad = 0;
+    ew_import_opt opt = {
+        .each_turn = o->each_turn, .skip_bad = o->skip_bad, .user = o->user, .on_bad = show_bad, .ctx = &n_bad};
+    if (o->format != NULL) {
+        EW_TRY(ew_import_format_parse(o->format, &opt.format, reterr));
+    }
+    EW_TRY(ew_import(o->file, &opt, &items, &read, reterr));
     EW_TRY(open_vault(app, o->dir, &v, reterr));
-    EW_TRY(ew_vault_import(v, o->file, &r, reterr));
+    EW_TRY(ew_vault_add_items(v, &items, &r, reterr));
+    if (n_bad > BAD_SHOWN) {
+        (void)fprintf(stderr, "… and %zu more\n", n_bad - BAD_SHOWN);
+    }
     if (o->json) {
-        (void)printf("{\"read\":%zu,\"added\":%zu,\"known\":%zu}\n", r.n_read, r.n_added, r.n_known);
-    } else {
-        (void)printf("%zu items added, %zu were there already\n", r.n_added, r.n_known);
+        (void)printf(
+            "{\"format\":\"%s\",\"read\":%zu,\"added\":%zu,\"known\":%zu,\"left_out\":%zu,\"shortened\":%zu}\n",
+            ew_import_format_name(read.format), r.n_read, r.n_added, r.n_known, n_bad, read.n_shortened);
+        return EW_OK;
+    }
+    (void)printf("%zu items added, %zu were there already\n", r.n_added, r.n_known);
+    if (n_bad > 0) {
+        (void)printf("%zu bad records were left out\n", n_bad);
     }
     return EW_OK;
 }
@@ -51,18 +79,29 @@ static int cmd_import(int argc, char **argv, void *ctx)
     const ew_agent_app *app = ctx;
     ew_error err = EW_ERROR_INIT;
     data_args o = {.dir = (char *)(uintptr_t)app->dir};
-    const ew_cli_opt opts[] = {DIR_OPT(o), JSON_OPT(o)};
-    const ew_cli_pos pos[] = {{"FILE", EW_CLI_STRING, &o.file, .help = "JSON Lines, one item per line"}};
-    const ew_cli_spec spec = {.command = "data import",
-                              .doc = "Adds a person's history to the profile, encrypted at rest. Lines like "
-                                     "{\"input\": …, \"output\": …}; the usual other forms (prompt/completion, "
-                                     "instruction/output, messages, question/answer, text/label, LaMP) are understood. "
-                                     "All or nothing; importing twice changes nothing.",
-                              .examples = "  edgewise-agent data import history.jsonl\n",
-                              .opts = opts,
-                              .n_opts = EW_COUNT(opts),
-                              .pos = pos,
-                              .n_pos = EW_COUNT(pos)};
+    const ew_cli_opt opts[] = {
+        DIR_OPT(o),
+        JSON_OPT(o),
+        {"format", 0, "NAME", EW_CLI_STRING, &o.format,
+         .help = "auto (default), records, chat, alpaca, sharegpt, lamp"},
+        {"each-turn", 0, NULL, EW_CLI_FLAG, &o.each_turn,
+         .help = "conversations: an item for each answer, not for the last one alone"},
+        {"user", 0, "ID", EW_CLI_STRING, &o.user, .help = "lamp: the question whose profile is taken"},
+        {"skip-bad", 0, NULL, EW_CLI_FLAG, &o.skip_bad,
+         .help = "leave out records that cannot be read, and say which"}};
+    const ew_cli_pos pos[] = {{"FILE", EW_CLI_STRING, &o.file, .help = "JSON Lines or a JSON array of records"}};
+    const ew_cli_spec spec = {
+        .command = "data import",
+        .doc = "Adds a person's history to the profile, encrypted at rest. Lines like {\"input\": …, \"output\": …}; "
+               "chats ({\"messages\": …}), ShareGPT, Alpaca, LaMP and the usual other forms (prompt/completion, "
+               "question/answer, text/label) are recognised, as lines or as one JSON array. All or nothing; importing "
+               "twice changes nothing.",
+        .examples = "  edgewise-agent data import history.jsonl\n"
+                    "  edgewise-agent data import chats.json --each-turn --skip-bad\n",
+        .opts = opts,
+        .n_opts = EW_COUNT(opts),
+        .pos = pos,
+        .n_pos = EW_COUNT(pos)};
     int status = ew_cli_parse(&spec, argc, argv);
     if (status != EW_CLI_GO) {
         return status;
@@ -131,7 +170,7 @@ static int cmd_export(int argc, char **argv, void *ctx)
 }
 
 const ew_cli_command ew_agent_data_commands[] = {
-    {"import", "FILE", "add a history (JSON Lines) to the profile", .run = cmd_import},
+    {"import", "FILE", "add a history to the profile", .run = cmd_import},
     {"list", NULL, "list the items, shortened", .run = cmd_list},
     {"export", NULL, "write the whole profile as JSON Lines", .run = cmd_export},
 };

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -16,6 +17,9 @@
 #include "base/str.h"
 #include "record/record.h"
 #include "text/json.h"
+
+#define LISTEN_MS 200 /* a child that says nothing does not keep its caller from stopping it */
+#define LINE_MAX (1024 * 1024)
 
 extern char **environ;
 
@@ -112,6 +116,11 @@ static ew_status job_json(const ew_worker_job *job, ew_buf *out, ew_error *reter
         job->model_path, "items", text_or_null(job->items_path), "work", text_or_null(job->work_dir), "adapter",
         text_or_null(job->adapter_path), "kern", text_or_null(job->kern), "caps", caps, "memory_limit",
         (json_int_t)job->memory_limit_bytes, "threads", (json_int_t)job->n_threads, "profile", job->items != NULL);
+    json_t *served = json_pack("{s:b,s:o,s:I,s:I,s:b,s:f}", "there", job->has_served, "path",
+                               text_or_null(job->served_path), "rag_k", (json_int_t)job->served_rag_k, "known",
+                               (json_int_t)job->known_order, "update", job->update, "replay", job->replay);
+    (void)json_object_set_new(j, "served", served);
+    (void)json_object_set_new(j, "max_temperature", json_real(job->max_temperature_c));
     if (j == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for a worker's job");
     }
@@ -153,73 +162,118 @@ static ew_status send_probe(const child *c, const void *what, ew_error *reterr)
     return send_all(c->to, text.data, text.size, reterr);
 }
 
-/* Phases are words of the library: keep the text alive while it is shown. */
-static bool tell_progress(const json_t *p, const ew_progress *progress)
+/* The last progress that a child told. Phases are words of the library: the text is kept while it is shown. */
+typedef struct told {
+    char phase[32], unit[16];
+    ew_progress_info info;
+} told;
+
+static void take_progress(const json_t *p, told *t)
 {
-    char phase[32] = "";
-    char unit[16] = "";
     const char *s = json_string_value(json_object_get(p, "phase"));
-    (void)ew_str_copy(phase, sizeof(phase), s != NULL ? s : "");
+    (void)ew_str_copy(t->phase, sizeof(t->phase), s != NULL ? s : "");
     s = json_string_value(json_object_get(p, "unit"));
-    (void)ew_str_copy(unit, sizeof(unit), s != NULL ? s : "");
+    (void)ew_str_copy(t->unit, sizeof(t->unit), s != NULL ? s : "");
     json_t *loss = json_object_get(p, "loss");
     json_t *left = json_object_get(p, "left_s");
-    ew_progress_info info = {
-        .phase = phase,
-        .unit = unit,
+    t->info = (ew_progress_info){
+        .phase = t->phase,
+        .unit = t->unit,
         .done = (uint64_t)json_integer_value(json_object_get(p, "done")),
         .total = (uint64_t)json_integer_value(json_object_get(p, "total")),
         .loss = json_is_number(loss) ? json_number_value(loss) : (double)NAN,
         .left_s = json_is_number(left) ? json_number_value(left) : (double)NAN,
+        .tok_per_s = json_number_value(json_object_get(p, "tok_per_s")),
+        .joules = json_number_value(json_object_get(p, "joules")),
+        .estimated = json_is_true(json_object_get(p, "estimated")),
     };
-    return ew_progress_tell(progress, &info);
 }
 
 /* What a child is asked, and where its answer goes. */
 typedef struct errand {
     atomic_ullong *ram_bytes; /* where a prediction of memory goes; NULL = nowhere */
+    ew_yield *yield;          /* NULL = nobody stops the child */
     ew_status (*send)(const child *c, const void *what, ew_error *reterr);
     const void *what;
     /* Takes a line that is no progress. */
     ew_status (*take)(const json_t *line, void *ctx, ew_error *reterr);
     void *ctx;
+    told told;
     bool got;     /* an answer was taken */
     bool stopped; /* progress said stop */
 } errand;
 
-/* Reads lines until the child closes its output. */
-static ew_status listen_to(child *c, errand *e, const ew_progress *progress, ew_error *reterr)
+static void tell(const child *c, errand *e, const ew_progress *progress)
 {
-    FILE *f = fdopen(c->from, "r");
-    char *line = NULL;
-    size_t cap = 0;
-    ew_status st = EW_OK;
-    if (f == NULL) {
-        return ew_fail_errno(reterr, errno, "cannot read from the worker");
+    if (!ew_progress_tell(progress, &e->told.info) && !e->stopped) {
+        e->stopped = true;
+        (void)kill(c->pid, SIGTERM);
+        ew_yield_ending(e->yield);
     }
-    c->from = -1;
-    for (ssize_t n = getline(&line, &cap, f); n > 0 && st == EW_OK; n = getline(&line, &cap, f)) {
-        EW_AUTO_JSON j = NULL;
-        if (ew_json_load("worker", line, (size_t)n, &j, NULL) != EW_OK) {
-            continue; /* a child that is killed in mid-line */
+}
+
+static ew_status take_line(const child *c, errand *e, const char *line, size_t size, const ew_progress *progress,
+                           ew_error *reterr)
+{
+    EW_AUTO_JSON j = NULL;
+    if (ew_json_load("worker", line, size, &j, NULL) != EW_OK) {
+        return EW_OK; /* a child that is killed in mid-line */
+    }
+    const json_t *p = json_object_get(j, "progress");
+    const json_t *ram = json_object_get(j, "ram_bytes");
+    if (json_object_get(j, "ready") != NULL) {
+        ew_yield_attach(e->yield, c->pid);
+    } else if (ram != NULL) {
+        if (e->ram_bytes != NULL && json_integer_value(ram) > 0) {
+            atomic_store(e->ram_bytes, (unsigned long long)json_integer_value(ram));
         }
-        json_t *p = json_object_get(j, "progress");
-        const json_t *ram = json_object_get(j, "ram_bytes");
-        if (ram != NULL) {
-            if (e->ram_bytes != NULL && json_integer_value(ram) > 0) {
-                atomic_store(e->ram_bytes, (unsigned long long)json_integer_value(ram));
+    } else if (p != NULL) {
+        take_progress(p, &e->told);
+        tell(c, e, progress);
+    } else {
+        EW_TRY(e->take(j, e->ctx, reterr));
+        e->got = true;
+    }
+    return EW_OK;
+}
+
+/* All whole lines. */
+static ew_status take_lines(const child *c, errand *e, ew_buf *in, const ew_progress *progress, ew_error *reterr)
+{
+    const char *end;
+    while (in->size > 0 && (end = memchr(in->data, '\n', in->size)) != NULL) {
+        size_t size = (size_t)(end - in->data);
+        EW_TRY(take_line(c, e, in->data, size, progress, reterr));
+        ew_buf_consume(in, size + 1);
+    }
+    return ew_buf_check(in, reterr);
+}
+
+/* Reads lines until the child closes its output. */
+static ew_status listen_to(const child *c, errand *e, const ew_progress *progress, ew_error *reterr)
+{
+    EW_AUTO_BUF in = {.max = LINE_MAX};
+    char block[4096];
+    e->told = (told){.info = {.phase = "start", .unit = "", .loss = (double)NAN, .left_s = (double)NAN}};
+    for (;;) {
+        struct pollfd p = {.fd = c->from, .events = POLLIN};
+        int n = poll(&p, 1, LISTEN_MS);
+        if (n == 0) {
+            tell(c, e, progress);
+        } else if (n > 0) {
+            ssize_t got = read(c->from, block, sizeof(block));
+            if (got == 0) {
+                return EW_OK;
             }
-        } else if (p == NULL) {
-            st = e->take(j, e->ctx, reterr);
-            e->got = st == EW_OK;
-        } else if (!tell_progress(p, progress) && !e->stopped) {
-            e->stopped = true;
-            (void)kill(c->pid, SIGTERM);
+            if (got < 0 && errno != EINTR && errno != EAGAIN) {
+                return ew_fail_errno(reterr, errno, "cannot read from the worker");
+            }
+            ew_buf_add(&in, block, got > 0 ? (size_t)got : 0);
+            EW_TRY(take_lines(c, e, &in, progress, reterr));
+        } else if (errno != EINTR) {
+            return ew_fail_errno(reterr, errno, "cannot wait for the worker");
         }
     }
-    free(line);
-    (void)fclose(f);
-    return st;
 }
 
 static ew_status reap(const child *c, bool got_answer, ew_error *reterr)
@@ -247,12 +301,11 @@ static ew_status run_errand(const char *self, errand *e, const ew_progress *prog
     if (st == EW_OK) {
         st = listen_to(&c, e, progress, reterr);
     }
+    ew_yield_detach(e->yield);
     if (st != EW_OK) {
         (void)kill(c.pid, SIGKILL);
     }
-    if (c.from >= 0) {
-        (void)close(c.from);
-    }
+    (void)close(c.from);
     ew_status reaped = reap(&c, e->got, st == EW_OK ? reterr : NULL);
     return st == EW_OK ? reaped : st;
 }
@@ -265,6 +318,13 @@ static ew_status take_result(const json_t *line, void *ctx, ew_error *reterr)
     EW_TRY(ew_record_to_result(r, out->result, reterr));
     out->better = json_is_true(json_object_get(line, "better"));
     out->has_adapter = json_is_true(json_object_get(line, "adapter"));
+    out->beats_served = json_is_true(json_object_get(line, "beats_served"));
+    out->served_beats_base = json_is_true(json_object_get(line, "served_beats_base"));
+    out->diverged = json_is_true(json_object_get(line, "diverged"));
+    out->unfinished = json_is_true(json_object_get(line, "unfinished"));
+    out->known_order = (uint64_t)json_integer_value(json_object_get(line, "known"));
+    const char *stop = json_string_value(json_object_get(line, "stop"));
+    (void)ew_str_copy(out->stop_reason, sizeof(out->stop_reason), stop != NULL ? stop : "");
     return EW_OK;
 }
 
@@ -275,7 +335,12 @@ ew_status ew_worker_run(const char *self, const ew_worker_job *job, const ew_pro
     if (out.result == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for a trial's result");
     }
-    errand e = {.ram_bytes = job->ram_bytes, .send = send_job, .what = job, .take = take_result, .ctx = &out};
+    errand e = {.ram_bytes = job->ram_bytes,
+                .yield = job->yield,
+                .send = send_job,
+                .what = job,
+                .take = take_result,
+                .ctx = &out};
     ew_status st = run_errand(self, &e, progress, reterr);
     if (e.stopped && (!e.got || out.result->code == EW_ECANCELLED)) {
         st = ew_fail(reterr, EW_ECANCELLED, "the trial was stopped");

@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "agentd/yield.h"
 #include "base/progress.h"
 #include "base/status.h"
 #include "domain/device.h"
@@ -27,12 +28,29 @@ typedef struct ew_worker_job {
     uint64_t memory_limit_bytes; /* of the child; 0 = none */
     uint32_t n_threads;          /* 0 = all cores */
     atomic_ullong *ram_bytes;    /* set to the child's own prediction as soon as it is made; may be NULL */
+    ew_yield *yield;             /* stops the child while answers are given; may be NULL */
+    /* What is served now for the task, over the same base: the method has to beat it, too, on validation items. Items of the profile alone. */
+    bool has_served;
+    const char *served_path; /* its adapter (GGUF); NULL = it has none */
+    uint32_t served_rag_k;
+    /* > 0: what was served learned from the history up to this order. Old items are scored before and after. */
+    uint64_t known_order;
+    bool
+        update; /* goes on from served_path with what is new and a replay of what is old (replay.h), instead of anew with all of it */
+    double replay; /* old items for each new one; 0 = the default, negative = none */
+    /* Limits of this device, besides the spec's budget; 0 = none. */
+    double max_temperature_c;
 } ew_worker_job;
 
 typedef struct ew_worker_outcome {
-    ew_trial_result *result; /* the caller's (ew_free) */
-    bool better;             /* the gate on val items */
-    bool has_adapter;        /* adapter_path was written */
+    ew_trial_result *result;   /* the caller's (ew_free) */
+    bool better;               /* the gate on val items */
+    bool has_adapter;          /* adapter_path was written */
+    bool beats_served;         /* the gate against what is served; true when nothing is */
+    bool served_beats_base;    /* what is served would pass the gate today */
+    bool diverged, unfinished; /* run.h */
+    uint64_t known_order;      /* last of the history's items */
+    char stop_reason[96];      /* why training ended; "" when there was none */
 } ew_worker_outcome;
 
 /* Starts `self worker`, waits. A trial that failed is EW_OK here with its code in the result; other failures: EW_ECANCELLED (progress said stop; the
