@@ -246,5 +246,8 @@ void ew__softcap_row(const ew_kern *k, float *y, size_t n, float scale, float ca
 void ew__attention_plain(const ew_exec *e, const ew_attention_args *a);
 /* Blocks of a [T,V] logits tensor that the loss keeps at a time. */
 size_t ew__loss_rows(size_t V);
+/* ew_cross_entropy without dhead and dbias. */
+double ew__loss_stream(const ew_exec *e, const ew_cross_entropy_args *a);
+size_t ew__loss_stream_scratch(const ew_mat *head, size_t T);
 
 #endif

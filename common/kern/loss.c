@@ -1,5 +1,5 @@
-/* Cross-entropy of the head in blocks of rows: a block's logits are computed whole, turned into their gradient in place, and
- * multiplied back. Rows without weight are left out before anything is computed. */
+/* Cross-entropy of a head that learns too, in blocks of rows: a block's logits are computed whole, turned into their gradient in place,
+ * and multiplied back. Rows without weight are left out before anything is computed. Frozen heads: loss_stream.c. */
 #include <math.h>
 #include <string.h>
 
@@ -18,8 +18,9 @@ size_t ew__loss_rows(size_t V)
 size_t ew_cross_entropy_scratch(const ew_mat *head, size_t T)
 {
     size_t rows = EW_MIN(ew__loss_rows(head->rows), EW_MAX((size_t)1, T));
-    return EW_ALIGN_UP(rows * head->rows * 4, 64) + 2 * EW_ALIGN_UP(rows * head->cols * 4, 64) +
-           EW_ALIGN_UP(rows * sizeof(size_t), 64);
+    size_t blocks = EW_ALIGN_UP(rows * head->rows * 4, 64) + 2 * EW_ALIGN_UP(rows * head->cols * 4, 64) +
+                    EW_ALIGN_UP(rows * sizeof(size_t), 64);
+    return EW_MAX(blocks, ew__loss_stream_scratch(head, T));
 }
 
 typedef struct loss_block {
@@ -140,6 +141,9 @@ static double loss_run(const ew_exec *e, loss_block *b)
 
 double ew_cross_entropy(const ew_exec *e, const ew_cross_entropy_args *a)
 {
+    if (a->dhead == NULL && a->dbias == NULL) {
+        return ew__loss_stream(e, a);
+    }
     loss_block b = {.k = e->kern, .a = a, .V = a->head->rows, .C = a->head->cols};
     size_t cap = EW_MIN(ew__loss_rows(b.V), EW_MAX((size_t)1, a->T));
     uint8_t *s = a->scratch;

@@ -175,7 +175,8 @@ void ew_embed(const ew_exec *e, const ew_mat *table, const int32_t *ids, size_t 
 /* dtable[ids[t]] += dx[t]. dx:[T,C], dtable:[V,C]. */
 void ew_embed_bwd(const ew_exec *e, const float *dx, const int32_t *ids, size_t T, size_t C, float *dtable);
 
-/* Cross-entropy of the head without a [T,V] tensor: rows are taken in blocks of at most a few MiB of logits.
+/* Cross-entropy of the head without a [T,V] tensor: in chunks of the vocabulary, or, when the head's own gradient is wanted, in blocks
+ * of rows; at most a few MiB of logits at a time.
  * logits = cap(hidden W^T + bias) (f32 arithmetic as ew_matmul_f32); nll[t] = log sum_v exp(logits[t,v]) - logits[t,target[t]].
  * loss = scale * sum_t weight[t] * nll[t]. Rows of weight 0 are skipped (their nll is 0, their dhidden 0). */
 typedef struct ew_cross_entropy_args {
