@@ -239,7 +239,7 @@ static ew_status tune_opt_of(const tune_args *a, ew_model *m, const ew_adapter *
                          .seq_max = (uint32_t)a->seq_max,
                          .eval_every = (uint32_t)a->eval_every,
                          .patience = (uint32_t)a->patience,
-                         .keep_activations = a->keep_activations,
+                         .rung = a->keep_activations ? EW_TUNE_RUNG_KEEP : EW_TUNE_RUNG_AUTO,
                          .max_seconds = a->max_seconds,
                          .max_ram_bytes = a->memory_limit,
                          .seed = (uint64_t)a->seed,

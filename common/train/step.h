@@ -60,6 +60,7 @@ typedef struct ew_pass_opt {
     ew_adapter *adapter;               /* NULL: sizes alone, by a dry arena */
     ew_tune_rung rung;                 /* KEEP to BLOCKWISE; MEZO: forward buffers alone */
     uint32_t window;                   /* BLOCKWISE: most layers of a window */
+    uint32_t n_ctx;                    /* positions of the longest sequence, virtual ones counted; 0 = rows of a pass */
     uint64_t seed;                     /* of the dropout masks */
     bool drop_pages;                   /* give a layer's mapped pages back after use */
 } ew_pass_opt;

@@ -95,7 +95,7 @@ static ew_status tune(bench *b, ew_error *err)
         .seq_max = b->seq,
         .pack_tok = b->seq,
         .eval_every = b->steps + 1,
-        .keep_activations = b->keep,
+        .rung = b->keep ? EW_TUNE_RUNG_KEEP : EW_TUNE_RUNG_RECOMPUTE,
         .progress = {on_step, b}};
     ew_tune_memory_plan plan;
     ew_tune_report report;

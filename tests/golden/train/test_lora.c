@@ -85,7 +85,7 @@ static void tune_like_golden(const ew_model *m, const char *kern, bool keep_acti
                              .max_steps = (uint32_t)g.steps,
                              .batch = (uint32_t)g.n,
                              .pack_tok = 32,
-                             .keep_activations = keep_activations,
+                             .rung = keep_activations ? EW_TUNE_RUNG_KEEP : EW_TUNE_RUNG_RECOMPUTE,
                              .progress = {keep_loss, &l}};
     ew_tune_report r;
     assert_ok(ew_tune(&opt, &got, &r, &err), &err);

@@ -118,7 +118,7 @@ static void threads_and_recompute_do_not_change_a_bit(void **state)
     assert_ok(ew_tune(&opt, &one, NULL, &err), &err);
     opt.exec.pool = pool;
     assert_ok(ew_tune(&opt, &two, NULL, &err), &err);
-    opt.keep_activations = true;
+    opt.rung = EW_TUNE_RUNG_KEEP;
     assert_ok(ew_tune(&opt, &kept, NULL, &err), &err);
     same(one, two);
     same(one, kept);
@@ -374,24 +374,47 @@ static void every_allocation_may_fail(void **state)
     assert_true(n > 5);
 }
 
-static void full_disk_is_told_and_the_old_checkpoint_stays(void **state)
+/* Every write from the n-th on fails: the run goes on without checkpoints, ends as it would have, and says so; the last good state stays. */
+static void full_disk_costs_checkpoints_not_the_run(void **state)
 {
     (void)state;
     ew_error err = EW_ERROR_INIT;
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
     EW_AUTO(ew_adapter) whole = NULL;
-    EW_AUTO(ew_adapter) l = NULL;
     ew_tune_opt opt = base_opt(m);
     assert_ok(ew_tune(&opt, &whole, NULL, &err), &err);
     opt.checkpoint = ew_test_path("disk.ckpt");
     opt.checkpoint_every = 3;
-    ew_file_fail_at(4);
+    for (uint64_t n = 1; n < 12; n += 3) {
+        EW_AUTO(ew_adapter) l = NULL;
+        EW_AUTO(ew_adapter) again = NULL;
+        ew_tune_report r;
+        assert_ok(ew_file_remove(opt.checkpoint, &err), &err);
+        ew_file_fail_at(n);
+        const ew_status st = ew_tune(&opt, &l, &r, &err);
+        ew_file_fail_at(0);
+        assert_ok(st, &err);
+        same(whole, l);
+        assert_true(r.checkpoints_failed >= 7);
+        assert_non_null(strstr(r.checkpoint_error, "disk.ckpt"));
+        const bool kept = ew_file_exists(opt.checkpoint);
+        assert_true(kept ? n > 1 : n < 10);
+        assert_ok(ew_tune(&opt, &again, &r, &err), &err);
+        assert_true(r.resumed == kept && r.checkpoints_failed == 0);
+        same(whole, again);
+    }
+    int left = 4; /* stopped by the user while the disk is full: told that the state is not kept */
+    EW_AUTO(ew_adapter) l = NULL;
+    assert_ok(ew_file_remove(opt.checkpoint, &err), &err);
+    opt.progress = (ew_progress){stop_at_once, &left};
+    ew_file_fail_at(1);
     const ew_status st = ew_tune(&opt, &l, NULL, &err);
     ew_file_fail_at(0);
-    assert_int_equal(st, EW_ENOSPC);
-    assert_non_null(strstr(err.msg, "disk.ckpt"));
-    assert_ok(ew_tune(&opt, &l, NULL, &err), &err);
-    same(whole, l);
+    assert_int_equal(st, EW_ECANCELLED);
+    assert_non_null(strstr(err.msg, "could not be kept"));
+    opt.progress = (ew_progress){NULL, NULL};
+    opt.checkpoint = ew_test_path("no/such/dir/x.ckpt");
+    assert_fails(EW_ENOENT, ew_tune(&opt, &l, NULL, &err), &err, "x.ckpt");
 }
 
 static void bad_options_are_refused(void **state)
@@ -428,7 +451,7 @@ int main(void)
         cmocka_unit_test(killed_at_seeded_moments_it_ends_with_the_same_bytes),
         cmocka_unit_test(long_prompts_lose_their_front_not_the_answer),
         cmocka_unit_test(every_allocation_may_fail),
-        cmocka_unit_test(full_disk_is_told_and_the_old_checkpoint_stays),
+        cmocka_unit_test(full_disk_costs_checkpoints_not_the_run),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
