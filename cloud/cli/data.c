@@ -535,5 +535,9 @@ const ew_cli_command ew_cli_data_commands[] = {
      .args_doc = "[FILE]",
      .summary = "scores of the trivial answers",
      .run = ew_cli_data_baselines},
+    {.name = "lamp",
+     .args_doc = "QUESTIONS --out DIR",
+     .summary = "LaMP's profiles as histories to learn from",
+     .run = ew_cli_data_lamp},
 };
 const size_t ew_cli_n_data_commands = EW_COUNT(ew_cli_data_commands);

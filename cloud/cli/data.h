@@ -7,7 +7,10 @@
 
 extern const ew_cli_command ew_cli_data_commands[];
 extern const size_t ew_cli_n_data_commands;
+extern const ew_cli_command ew_cli_lamp_commands[]; /* `edgewise lamp …` */
+extern const size_t ew_cli_n_lamp_commands;
 
+int ew_cli_data_lamp(int argc, char **argv, void *ctx); /* data_lamp.c */
 int ew_cli_data_debian(int argc, char **argv, void *ctx);
 int ew_cli_data_info(int argc, char **argv, void *ctx);
 int ew_cli_data_split(int argc, char **argv, void *ctx);

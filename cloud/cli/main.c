@@ -34,6 +34,8 @@ int main(int argc, char **argv)
          .n_sub = EW_COUNT(model_commands)},
         {"data", NULL, "records of people and the debian benchmark", .sub = ew_cli_data_commands,
          .n_sub = ew_cli_n_data_commands},
+        {"lamp", NULL, "LaMP's benchmark: answer its questions, score answers", .sub = ew_cli_lamp_commands,
+         .n_sub = ew_cli_n_lamp_commands},
         {"experiment", NULL, "grids of trials on the fleet, and their reports", .sub = ew_cli_experiment_commands,
          .n_sub = ew_cli_n_experiment_commands},
         {"fleet", NULL, "what the devices did", .sub = ew_cli_fleet_commands, .n_sub = ew_cli_n_fleet_commands},

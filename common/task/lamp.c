@@ -10,24 +10,27 @@
 #include "task/lamp_int.h"
 #include "text/utf8.h"
 
-static const char *const citations[] = {"[1]", "[2]"};
-static const char *const tags[] = {
+const char *const ew__lamp_citations[] = {"[1]", "[2]"};
+const char *const ew__lamp_tags[] = {
     "sci-fi",    "based on a book", "comedy",  "action",  "twist ending",      "dystopia",          "dark comedy",
     "classic",   "psychology",      "fantasy", "romance", "thought-provoking", "social commentary", "violence",
     "true story"};
-static const char *const categories[] = {"food & drink",   "sports",         "education",
-                                         "parents",        "religion",       "travel",
-                                         "business",       "crime",          "science & technology",
-                                         "culture & arts", "entertainment",  "politics",
-                                         "women",          "style & beauty", "healthy living"};
-static const char *const ratings[] = {"1", "2", "3", "4", "5"};
+const char *const ew__lamp_categories[] = {"food & drink",   "sports",         "education",
+                                           "parents",        "religion",       "travel",
+                                           "business",       "crime",          "science & technology",
+                                           "culture & arts", "entertainment",  "politics",
+                                           "women",          "style & beauty", "healthy living"};
+const char *const ew__lamp_ratings[] = {"1", "2", "3", "4", "5"};
 
 static const ew_lamp_info infos[EW_LAMP_COUNT] = {
-    [EW_LAMP_1] = {"lamp-1", "LaMP_1", "citation", EW_LAMP_LABELS, "abstract", "title", citations, EW_COUNT(citations)},
-    [EW_LAMP_2] = {"lamp-2", "LaMP_2", "movie tagging", EW_LAMP_LABELS, "description", "tag", tags, EW_COUNT(tags)},
-    [EW_LAMP_2N] = {"lamp-2n", "LaMP_2N", "news categories", EW_LAMP_LABELS, "text", "category", categories,
-                    EW_COUNT(categories)},
-    [EW_LAMP_3] = {"lamp-3", "LaMP_3", "product rating", EW_LAMP_RATING, "text", "score", ratings, EW_COUNT(ratings)},
+    [EW_LAMP_1] = {"lamp-1", "LaMP_1", "citation", EW_LAMP_LABELS, "abstract", "title", ew__lamp_citations,
+                   EW_COUNT(ew__lamp_citations)},
+    [EW_LAMP_2] = {"lamp-2", "LaMP_2", "movie tagging", EW_LAMP_LABELS, "description", "tag", ew__lamp_tags,
+                   EW_COUNT(ew__lamp_tags)},
+    [EW_LAMP_2N] = {"lamp-2n", "LaMP_2N", "news categories", EW_LAMP_LABELS, "text", "category", ew__lamp_categories,
+                    EW_COUNT(ew__lamp_categories)},
+    [EW_LAMP_3] = {"lamp-3", "LaMP_3", "product rating", EW_LAMP_RATING, "text", "score", ew__lamp_ratings,
+                   EW_COUNT(ew__lamp_ratings)},
     [EW_LAMP_4] = {"lamp-4", "LaMP_4", "news headline", EW_LAMP_TEXT, "text", "title", NULL, 0},
     [EW_LAMP_5] = {"lamp-5", "LaMP_5", "scholarly title", EW_LAMP_TEXT, "abstract", "title", NULL, 0},
     [EW_LAMP_6] = {"lamp-6", "LaMP_6", "email subject", EW_LAMP_TEXT, "text", "title", NULL, 0},

@@ -4,6 +4,10 @@
 
 #include "task/lamp.h"
 
+/* The labels, in the scorer's order; task.c has them too. */
+extern const char *const ew__lamp_citations[2], *const ew__lamp_tags[15], *const ew__lamp_categories[15],
+                                                                              *const ew__lamp_ratings[5];
+
 /* Python's str.strip: what is left of s[0..n), borrowed from it. */
 ew_span ew__lamp_strip(const char *s, size_t n);
 /* Python's str.split: the next word, borrowed; false at the end. */

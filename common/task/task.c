@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "crypt/hash.h"
+#include "task/lamp_int.h"
 #include "text/utf8.h"
 
 /* The 15 commonest sections of Debian 12's sources, commonest first. Fixed: models were trained on these. */
@@ -22,6 +23,15 @@ static const ew_task built_in[] = {
     {"debian-depends", EW_TASK_CLASSIFY, "which", "depends", digits, 2, 4},
     {"debian-size", EW_TASK_ORDINAL, "text", "size", digits, 5, 4},
     {"custom", EW_TASK_GENERATE, "input", "output", NULL, 0, 96},
+    /* LaMP: the input is the benchmark's whole question. Examples from a profile of lamp-1 are texts: custom. */
+    {"lamp-1", EW_TASK_CLASSIFY, "input", "output", ew__lamp_citations, EW_COUNT(ew__lamp_citations), 8},
+    {"lamp-2", EW_TASK_CLASSIFY, "input", "output", ew__lamp_tags, EW_COUNT(ew__lamp_tags), 16},
+    {"lamp-2n", EW_TASK_CLASSIFY, "input", "output", ew__lamp_categories, EW_COUNT(ew__lamp_categories), 16},
+    {"lamp-3", EW_TASK_ORDINAL, "input", "output", ew__lamp_ratings, EW_COUNT(ew__lamp_ratings), 8},
+    {"lamp-4", EW_TASK_GENERATE, "input", "output", NULL, 0, 48},
+    {"lamp-5", EW_TASK_GENERATE, "input", "output", NULL, 0, 64},
+    {"lamp-6", EW_TASK_GENERATE, "input", "output", NULL, 0, 48},
+    {"lamp-7", EW_TASK_GENERATE, "input", "output", NULL, 0, 96},
 };
 
 /* Owned twin: the public struct first, then what it points to. */
@@ -149,8 +159,8 @@ ew_status ew_task_new(const char *name, const ew_item *history, size_t n_history
     const ew_task *fixed = ew_task_find(name);
     if (fixed == NULL && !ew_str_eq(name, "custom-classify")) {
         return ew_fail(reterr, EW_ENOENT,
-                       "no task '%s'. Known: debian-section, debian-synopsis, debian-depends, debian-size, custom, "
-                       "custom-classify",
+                       "no task '%s'. Known: debian-section, debian-synopsis, debian-depends, debian-size, lamp-1 to "
+                       "lamp-7, lamp-2n, custom, custom-classify",
                        name);
     }
     own_task *o = ew_calloc(1, sizeof(*o));

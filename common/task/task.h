@@ -41,7 +41,7 @@ typedef struct ew_task {
 #define EW_TASK_LABELS_MAX 256
 #define EW_TASK_LABEL_BYTES_MAX 64
 
-/* The four debian tasks and custom (generation); static. NULL = not one of these. custom-classify needs ew_task_new. */
+/* The four debian tasks, custom (generation) and LaMP's (lamp-1 … lamp-7, lamp-2n: task/lamp.h); static. NULL = not one of these. custom-classify needs ew_task_new. */
 const ew_task *ew_task_find(const char *name);
 /* Any task by name, owned by the caller. For custom-classify (numbers as labels make it ordinal when all are integers in 1…10) the labels are the distinct outputs of
  * history, sorted: EW_EINVAL when there are fewer than 2, more than EW_TASK_LABELS_MAX or longer than EW_TASK_LABEL_BYTES_MAX; the
