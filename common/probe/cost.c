@@ -211,9 +211,18 @@ uint64_t ew_cost_vocab_bytes(const ew_model_config *cfg)
 
 ew_session_opt ew_cost_session(const ew_cost_ram_opt *opt)
 {
-    return (ew_session_opt){.n_ctx = opt->n_ctx,
-                            .exec = opt->exec,
-                            .max_rank = ew_method_trains(opt->method) ? EW_MAX(opt->settings->rank, RANK_MIN) : 0};
+    ew_session_opt so = {.n_ctx = opt->n_ctx, .exec = opt->exec};
+    ew_learning l;
+    ew_adapter_opt a;
+    if (!ew_method_trains(opt->method) ||
+        ew_learning_of(opt->method, opt->settings, false, ew_model_config_of(opt->model)->L, 0, &l, NULL) != EW_OK ||
+        ew_adapter_opt_resolve(&l.adapter, &a, NULL) != EW_OK) {
+        return so;
+    }
+    so.max_rank = EW_MAX(a.kind == EW_ADAPTER_BOTTLENECK ? a.width : a.rank, RANK_MIN);
+    so.max_virtual = a.n_virtual;
+    so.max_exits = a.n_exits;
+    return so;
 }
 
 ew_status ew_cost_ram(const ew_cost_ram_opt *opt, uint64_t *ret_bytes, ew_error *reterr)
@@ -229,9 +238,11 @@ ew_status ew_cost_ram(const ew_cost_ram_opt *opt, uint64_t *ret_bytes, ew_error 
         EW_TRY(ew_learning_of(opt->method, s, false, ew_model_config_of(opt->model)->L, 0, &l, reterr));
         ew_tune_opt tune = {
             .model = (ew_model *)(uintptr_t)opt->model, .exec = opt->exec, .adapter = l.adapter, .seq_max = opt->n_ctx};
-        EW_TRY(ew_tune_memory(opt->tune != NULL ? opt->tune : &tune, &plan, reterr));
-        /* The adapter, a fifth of what training keeps of it, stays while the personalised model is scored. */
-        phase = EW_MAX(phase + plan.adapter_bytes / 5, plan.adapter_bytes + plan.activ_bytes + plan.scratch_bytes) +
+        const ew_tune_opt *to = opt->tune != NULL ? opt->tune : &tune;
+        EW_TRY(ew_tune_memory(to, &plan, reterr));
+        /* The adapter stays while the personalised model is scored. */
+        phase = EW_MAX(phase + ew_adapter_bytes(opt->model, &to->adapter),
+                       plan.adapter_bytes + plan.activ_bytes + plan.scratch_bytes) +
                 TRAIN_CODE_BYTES;
     }
     /* Opening a GGUF reads its metadata through the same mapping. */

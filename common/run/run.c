@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "crypt/hash.h"
 #include "probe/cost.h"
+#include "probe/learning.h"
 #include "run/prompter.h"
 #include "run/score.h"
 #include "sys/cpu.h"
@@ -22,7 +23,6 @@
 #define PACE_S 0.12 /* of prompts that are timed before a trial */
 #define PACE_MIN 0.5
 #define PACE_MAX 8.0
-#define EPOCHS_DEFAULT 3u
 #define BATCH_DEFAULT 8u /* as train/tune.h takes it */
 
 typedef struct trial {
@@ -53,6 +53,7 @@ typedef struct trial {
     ew_tune_opt tune;
     const char *stop_reason; /* why training ended */
     ew_tune_stop stop;
+    ew_pool *pool; /* of as many threads as the settings allow; NULL = exec's own */
     ew_trial_result *out;
 } trial;
 
@@ -69,6 +70,7 @@ static void trial_release(trial *t)
     ew_items_release(&t->items);
     ew_task_free(&t->task);
     ew_model_unref(&t->model);
+    ew_pool_free(&t->pool);
 }
 
 void ew_run_product_release(ew_run_product *p)
@@ -196,41 +198,41 @@ static uint32_t batch_of(const trial *t)
     return (uint32_t)EW_MAX(t->spec->settings.batch_tok / mean + 0.5, 1.0);
 }
 
-/* Defaults chosen on the benchmark's dev users: text needs larger steps than a handful of labels. */
-static float learning_rate(const trial *t)
-{
-    double lr = t->spec->settings.learning_rate;
-    return lr > 0 ? (float)lr : t->task->kind == EW_TASK_GENERATE ? 3e-3f : 1e-3f;
-}
-
-static void fill_tune(trial *t)
+static ew_status fill_tune(trial *t, ew_error *reterr)
 {
     const ew_settings *s = &t->spec->settings;
-    uint32_t batch = batch_of(t);
-    uint64_t epochs = s->epochs > 0 ? (uint64_t)ceil(s->epochs) : EPOCHS_DEFAULT;
-    uint64_t steps =
-        epochs * ((t->n_train + (batch != 0 ? batch : BATCH_DEFAULT) - 1) / (batch != 0 ? batch : BATCH_DEFAULT));
+    const uint32_t batch = batch_of(t);
+    ew_learning l;
+    EW_TRY(ew_learning_of(t->spec->method, s, t->task->kind == EW_TASK_GENERATE, ew_model_config_of(t->model)->L,
+                          t->spec->seed, &l, reterr));
+    const uint64_t steps = (uint64_t)l.epochs * ((t->n_train + (batch != 0 ? batch : BATCH_DEFAULT) - 1) /
+                                                 (batch != 0 ? batch : BATCH_DEFAULT));
     t->tune = (ew_tune_opt){
         .model = t->model,
         .exec = t->exec,
-        .adapter = {.rank = s->rank, .alpha = (float)s->alpha, .targets = s->targets, .seed = t->spec->seed},
+        .adapter = l.adapter,
         .train = t->examples,
         .init = t->init,
         .n_train = t->n_train,
         .val = t->examples + t->n_train,
         .n_val = t->n_val,
-        .lr = learning_rate(t),
+        .lr = l.lr,
         .weight_decay = (float)s->weight_decay,
-        .epochs = (uint32_t)epochs,
+        .epochs = l.epochs,
         .batch = batch,
         /* A limit: it never lengthens the training. */
         .max_steps = s->max_steps != 0 ? (uint32_t)EW_MIN((uint64_t)s->max_steps, EW_MAX(steps, (uint64_t)1)) : 0,
         .seq_max = t->seq_max,
         .patience = s->patience,
+        .rung = l.rung,
+        .optimizer_8bit = l.optimizer_8bit,
         .max_seconds = t->spec->budget.seconds,
+        .max_joules = t->spec->budget.joules,
+        .only_on_mains = t->spec->budget.mains_only,
         .seed = t->spec->seed,
         .progress = t->env->progress,
     };
+    return EW_OK;
 }
 
 /* ---- prediction ---- */
@@ -402,14 +404,10 @@ static ew_status predict_seconds(trial *t, ew_error *reterr)
 static ew_status prepare(trial *t, ew_error *reterr)
 {
     EW_TRY(ew_trial_spec_check(t->spec, reterr));
-    if (t->spec->method != EW_METHOD_NONE && t->spec->method != EW_METHOD_LORA && t->spec->method != EW_METHOD_RAG &&
-        t->spec->method != EW_METHOD_LORA_RAG) {
-        return ew_fail(reterr, EW_EUNSUPPORTED,
-                       "method '%s' cannot be run by this version; it runs none, lora, rag and lora+rag",
-                       ew_method_name(t->spec->method));
-    }
-    if (t->spec->settings.dropout > 0 && ew_method_trains(t->spec->method)) {
-        return ew_fail(reterr, EW_EUNSUPPORTED, "this version trains without dropout. HINT: leave the setting out");
+    const unsigned allowed = t->spec->settings.n_threads;
+    if (allowed != 0 && t->exec.pool != NULL && allowed < ew_pool_threads(t->exec.pool)) {
+        EW_TRY(ew_pool_new(allowed, &t->pool, reterr));
+        t->exec.pool = t->pool;
     }
     EW_TRY(load_items(t, reterr));
     EW_TRY(load_model(t, reterr));
@@ -419,7 +417,7 @@ static ew_status prepare(trial *t, ew_error *reterr)
         if (t->env->init_path != NULL) {
             EW_TRY(ew_adapter_load_gguf(t->env->init_path, t->model, &t->init, reterr));
         }
-        fill_tune(t);
+        EW_TRY(fill_tune(t, reterr));
     }
     EW_TRY(measure_items(t, reterr));
     EW_TRY(predict_ram(t, reterr));
@@ -442,18 +440,22 @@ typedef struct pair {
     double seconds;
 } pair;
 
-static ew_status score_pair(trial *t, ew_prompter *prompter, const ew_hooks *hooks, pair *ret, ew_error *reterr)
+/* adapter NULL: the untouched model. */
+static ew_status score_pair(trial *t, ew_prompter *prompter, const ew_adapter *adapter, pair *ret, ew_error *reterr)
 {
+    EW_AUTO(ew_model) tuned = NULL;
     EW_AUTO(ew_session) s = NULL;
     uint64_t begin = ew_mono_ns();
     ew_cost_ram_opt ram = ram_opt(t);
     ew_session_opt opt = ew_cost_session(&ram);
-    opt.hooks = hooks;
-    if (hooks == NULL) {
+    if (adapter != NULL) {
+        EW_TRY(ew_adapter_model(adapter, t->model, &tuned, reterr));
+        opt.hooks = ew_adapter_hooks(adapter);
+        EW_TRY(ew_session_new(tuned, &opt, &s, reterr));
+    } else if (t->session != NULL) {
         s = t->session;
         t->session = NULL;
-    }
-    if (s == NULL) {
+    } else {
         EW_TRY(ew_session_new(t->model, &opt, &s, reterr));
     }
     EW_TRY(ew_score_items(s, t->task, prompter, t->val, t->n_val, &t->env->progress, &ret->val, reterr));
@@ -507,6 +509,8 @@ static ew_status learn(trial *t, ew_adapter **ret_lora, ew_error *reterr)
         t->stop = report->stop;
         t->stop_reason = report->stop_reason;
         add(t, "tune.", "tokens", "tok", (double)report->tokens);
+        add(t, "tune.", "joules", "J", report->joules);
+        add(t, "tune.", "rung", "1", (double)report->rung);
         add(t, "tune.", "val_nll_before", "nat/tok", (double)report->val_nll_before);
         add(t, "tune.", "val_nll_best", "nat/tok", (double)report->val_nll_best);
         if (t->tune.checkpoint != NULL) {
@@ -547,7 +551,7 @@ static ew_status execute(trial *t, ew_run_product *product, ew_error *reterr)
         EW_TRY(learn(t, &lora, reterr));
     }
     if (t->spec->method != EW_METHOD_NONE) {
-        EW_TRY(score_pair(t, t->method, lora != NULL ? ew_adapter_hooks(lora) : NULL, &method, reterr));
+        EW_TRY(score_pair(t, t->method, lora, &method, reterr));
     }
     double seconds = (double)(ew_mono_ns() - begin) * 1e-9;
     EW_TRY(add_baselines(t, reterr));
@@ -579,6 +583,19 @@ static ew_status execute(trial *t, ew_run_product *product, ew_error *reterr)
         product->unfinished = t->stop_reason != NULL && t->stop != EW_TUNE_STOP_DONE &&
                               t->stop != EW_TUNE_STOP_PLATEAU && t->stop != EW_TUNE_STOP_DIVERGED;
         lora = NULL;
+    }
+    return EW_OK;
+}
+
+/* Warm-up runs leave no measures; each repeat adds a value to every measure. The seed is the same: what differs is time. */
+static ew_status execute_all(trial *t, ew_run_product *product, ew_error *reterr)
+{
+    const uint32_t repeats = EW_MAX(t->spec->repeats, 1u);
+    for (uint32_t i = 0; i < t->spec->warmup + repeats; i++) {
+        if (i == t->spec->warmup) {
+            t->out->n_measures = 0;
+        }
+        EW_TRY(execute(t, i + 1 == t->spec->warmup + repeats ? product : NULL, reterr));
     }
     return EW_OK;
 }
@@ -616,7 +633,7 @@ ew_status ew_run_trial(const ew_trial_spec *spec, const ew_run_env *env, ew_tria
         env->on_forecast(&t.forecast, env->progress.ctx);
     }
     if (st == EW_OK) {
-        st = execute(&t, product, &err);
+        st = execute_all(&t, product, &err);
     }
     trial_release(&t);
     ret_result->code = st;

@@ -7,8 +7,10 @@
  *                pace of the moment (some prompts are timed). Over the RAM
  *                budget and not forced: EW_ELIMIT, with the smallest budget that would do.
  *   3. base      the untouched model on val and test: score, answer NLL.
- *   4. learn     LoRA on history (plateau stop on val), within the wall-time and RAM budgets; resumable from work_dir.
+ *   4. learn     the method's adapter (probe/learning.h) on history (plateau stop on val), within the budgets; resumable from work_dir.
  *   5. score     the personalised model on val and test, ungated; the gate compares val items only.
+ * Steps 3 to 5 are done warmup + repeats times; each repeat adds a value to every measure. Settings of other methods than the trial's are
+ * ignored, so that the trials of a grid can share theirs.
  * Measures are scalars; no text leaves through a result.
  *
  * Measures (unit): test.score, test.nll, val.score, val.nll (the method); base.test.score, base.test.nll, base.val.score, base.val.nll; the task's own

@@ -307,7 +307,9 @@ static ew_status run_trial(const ew_trial_spec *s, const char *model, const ew_i
 static void every_method_gives_all_its_measures_in_every_type(void **state)
 {
     static const char *const types[] = {"F16", "Q8_0", "Q4_0"};
-    static const ew_method methods[] = {EW_METHOD_NONE, EW_METHOD_LORA, EW_METHOD_RAG, EW_METHOD_LORA_RAG};
+    static const ew_method methods[] = {EW_METHOD_NONE,      EW_METHOD_LORA,   EW_METHOD_RAG, EW_METHOD_LORA_RAG,
+                                        EW_METHOD_PROMPT,    EW_METHOD_PREFIX, EW_METHOD_IA3, EW_METHOD_BOTTLENECK,
+                                        EW_METHOD_BLOCKWISE, EW_METHOD_MEZO,   EW_METHOD_FULL};
     static const char *const always[] = {
         "test.score",    "test.nll",       "val.score",     "val.nll",      "base.test.score",
         "base.test.nll", "base.val.score", "gate",          "gated.score",  "gated.nll",
@@ -321,6 +323,7 @@ static void every_method_gives_all_its_measures_in_every_type(void **state)
     for (size_t t = 0; t < EW_COUNT(types); t++) {
         for (size_t m = 0; m < EW_COUNT(methods); m++) {
             ew_trial_spec s = make_spec(methods[m], "debian-section");
+            s.settings.exits = 2; /* the toy has two layers */
             assert_ok(run_trial(&s, toy_path(types[t]), &items, r, &err), &err);
             assert_int_equal(r->code, EW_OK);
             assert_int_equal(r->fence, 9);
@@ -341,6 +344,23 @@ static void every_method_gives_all_its_measures_in_every_type(void **state)
             }
         }
     }
+    ew_free(r);
+}
+
+static void repeats_add_values_and_warm_up_adds_none(void **state)
+{
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO_ITEMS items = {0};
+    ew_trial_result *r = ew_xcalloc(1, sizeof(*r));
+    (void)state;
+    assert_ok(toy_items(25, 8, 5, false, 5, &items), &err);
+    ew_trial_spec s = make_spec(EW_METHOD_LORA, "debian-section");
+    s.repeats = 3;
+    s.warmup = 1;
+    assert_ok(run_trial(&s, toy_path("Q8_0"), &items, r, &err), &err);
+    const ew_measure *nll = ew_trial_result_find(r, "test.nll");
+    assert_true(nll->n == 3 && nll->values[0] == nll->values[1] && nll->values[1] == nll->values[2]);
+    assert_int_equal(ew_trial_result_find(r, "seconds")->n, 3);
     ew_free(r);
 }
 
@@ -479,11 +499,12 @@ static void what_cannot_be_run_says_why(void **state)
     assert_fails(EW_ENOENT, run_trial(&s, ew_test_path("none.gguf"), &items, r, &err), &err, "none.gguf");
     s = make_spec(EW_METHOD_NONE, "debian-sections");
     assert_fails(EW_ENOENT, run_trial(&s, toy_path("F16"), &items, r, &err), &err, "debian-sections");
-    s = make_spec(EW_METHOD_MEZO, "debian-section");
-    assert_fails(EW_EUNSUPPORTED, run_trial(&s, toy_path("F16"), &items, r, &err), &err, "mezo");
+    s = make_spec(EW_METHOD_BLOCKWISE, "debian-section");
+    s.settings.exits = 8;
+    assert_fails(EW_EINVAL, run_trial(&s, toy_path("F16"), &items, r, &err), &err, "do not make 8 blocks");
     s = make_spec(EW_METHOD_LORA, "debian-section");
-    s.settings.dropout = 0.1;
-    assert_fails(EW_EUNSUPPORTED, run_trial(&s, toy_path("F16"), &items, r, &err), &err, "dropout");
+    s.settings.optimizer_bits = 16;
+    assert_fails(EW_EINVAL, run_trial(&s, toy_path("F16"), &items, r, &err), &err, "8 or 32 bits");
     ew_free(r);
 }
 
@@ -610,7 +631,8 @@ static void the_peak_of_a_process_is_what_was_predicted(void **state)
         {{.C = 128, .H = 4, .K = 2, .F = 384, .V = 4096, .L = 6, .n_ctx = 512}, "Q8_0"},
         {{.C = 384, .H = 12, .K = 4, .F = 1024, .V = 16384, .L = 6, .n_ctx = 512}, "F16"},
     };
-    static const char *const methods[] = {"none", "lora", "rag", "lora+rag"};
+    static const char *const methods[] = {"none", "lora",       "rag",  "lora+rag",  "prompt", "prefix",
+                                          "ia3",  "bottleneck", "mezo", "blockwise", "full"};
     ew_error err = EW_ERROR_INIT;
     char self[1024];
     (void)state;
@@ -656,6 +678,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(generation_gives_the_text_of_a_fresh_greedy_run),
         cmocka_unit_test(scoring_stops_when_asked_and_nothing_is_scored_without_items),
         cmocka_unit_test(every_method_gives_all_its_measures_in_every_type),
+        cmocka_unit_test(repeats_add_values_and_warm_up_adds_none),
         cmocka_unit_test(the_same_seed_gives_the_same_scores_and_another_trains_differently),
         cmocka_unit_test(learning_lowers_the_answer_nll_and_opens_the_gate),
         cmocka_unit_test(a_trial_stopped_in_training_goes_on_from_its_checkpoint),
