@@ -39,7 +39,12 @@ static void choose_tasks(gemm_job *job, unsigned threads)
     }
     job->ms = ((g->M + parts - 1) / parts + 11) / 12 * 12; /* 12 rows fill the tiles of every table */
     parts = (g->M + job->ms - 1) / job->ms;
-    for (size_t p = NC / PANEL_MAX; p > 0; p--) {
+    /* A BF16 product packs its rows anew in every task; a type of large blocks unpacks whole ones. */
+    const bool wide = job->h != NULL && job->h->micro != NULL;
+    const size_t block = job->w != NULL && !job->w_rows_are_n ? ew_dtype_get(job->w->dtype)->block_elems : 1;
+    const size_t unit = EW_MAX(block / PANEL_MAX, (size_t)1);
+    const size_t most = (wide ? (size_t)EW_GEMM_NC_MAX : (size_t)NC) / PANEL_MAX;
+    for (size_t p = most / unit * unit; p > 0; p -= unit) {
         const size_t tasks = (panels + p - 1) / p, load = (parts * tasks + threads - 1) / threads * p;
         if (load < best) {
             best = load;
@@ -130,7 +135,7 @@ static void pack_w_pairs(const gemm_job *job, size_t k0, size_t kc, size_t j0, s
 {
     ew_work *work = ew__work();
     const size_t pairs = (kc + 1) / 2, padded = (nb + width - 1) / width * width;
-    float *a = work->unpacked, *b = work->unpacked + NC;
+    float *a = work->unpacked, *b = work->unpacked + EW_GEMM_NC_MAX;
     for (size_t i = 0; i < pairs; i++) {
         row_part(job, k0 + 2 * i, j0, nb, padded, a);
         row_part(job, k0 + 2 * i + (2 * i + 1 < kc), j0, nb, padded, b);

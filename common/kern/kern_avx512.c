@@ -104,7 +104,7 @@ MICRO(1) MICRO(2) MICRO(3) MICRO(4) MICRO(5) MICRO(6) MICRO(7) MICRO(8) MICRO(9)
     .nr = 32, \
     .gemm_micro = micro, \
     .gemm_pack = s_pack, \
-    .dequant_row = ew__dequant_row_avx2, \
+    .dequant_row = ew__dequant_row_avx512, \
     .f32_to_f16 = s_f32_to_f16, \
     .dot_f32 = s_dot_f32, \
     .rows_dot = s_rows_dot, \

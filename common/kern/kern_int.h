@@ -92,6 +92,7 @@ typedef struct ew_qkern {
 #define EW_GEMM_MC 120
 #define EW_GEMM_NC 256
 #define EW_GEMM_KC 256
+#define EW_GEMM_NC_MAX 384 /* columns of a task whose A is packed anew for each */
 #define EW_GEMM_MR_MAX 12
 #define EW_GEMM_NR_MAX 32
 
@@ -133,7 +134,7 @@ typedef struct ew_attn_work {
 /* Working memory of a thread. Every member is aligned to 64. */
 typedef struct ew_work {
     _Alignas(64) float pack_a[EW_GEMM_MC * EW_GEMM_KC];
-    _Alignas(64) float pack_b[EW_GEMM_KC * EW_GEMM_NC];
+    _Alignas(64) float pack_b[EW_GEMM_KC * EW_GEMM_NC_MAX];
     _Alignas(64) float unpacked[EW_GEMM_KC * EW_GEMM_NC];
     _Alignas(64) double acc_ref[EW_GEMM_MC * EW_GEMM_NC];
     _Alignas(64) uint8_t panel[EW_QPANEL_BYTES];
@@ -215,6 +216,7 @@ extern const ew_bf16 ew__bf16_avx512;
 extern const ew_qkern ew__qkern_avx2;
 extern const ew_qkern ew__qkern_avx512;
 void ew__dequant_row_avx2(ew_dtype t, const void *src, float *dst, size_t n);
+void ew__dequant_row_avx512(ew_dtype t, const void *src, float *dst, size_t n);
 void ew__qdot_avx2(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,
                    size_t ldy);
 void ew__qdot_avx512(ew_dtype t, const uint8_t *w, size_t row_bytes, size_t rows, const ew_xq *x, size_t T, float *y,
