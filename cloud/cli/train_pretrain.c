@@ -17,9 +17,9 @@
 #define VAL_PER_TASK 200
 
 const ew_cli_command ew_cli_train_commands[] = {
-    {"pretrain", "--recipe FILE --data DIR --out FILE.gguf", "train a small model from scratch by its recipe",
-     .run = ew_cli_train_pretrain},
-    {"tune", "--model FILE --data FILE.jsonl --out DIR", "fit a LoRA adapter to one person's records",
+    {"pretrain", "--recipe FILE --data DIR --out FILE.gguf",
+     "train a small model by its recipe, from scratch or grown from a smaller one", .run = ew_cli_train_pretrain},
+    {"tune", "--model FILE --data FILE.jsonl --out DIR", "fit an adapter of any kind to one person's records",
      .run = ew_cli_train_tune},
     {"curve", "CSV [--out FILE.svg]", "draw the loss curve of a pre-training run", .run = ew_cli_train_curve},
 };

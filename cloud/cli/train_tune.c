@@ -1,4 +1,4 @@
-/* `edgewise train tune`: a LoRA adapter from one person's records. */
+/* `edgewise train tune`: an adapter of any kind from one person's records. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "cli/app.h"
 #include "cli/train.h"
+#include "probe/learning.h"
 #include "run/prompter.h"
 #include "sys/proc.h"
 #include "sys/signal.h"
@@ -17,11 +18,13 @@
 #include "train/tune.h"
 
 typedef struct tune_args {
-    char *method, *model, *data, *val, *task, *out, *gguf, *init, *checkpoint, *targets;
-    int64_t rank, epochs, max_steps, batch, seq_max, patience, eval_every, rag_k, seed, threads;
-    double alpha, lr, weight_decay, max_seconds;
+    char *method, *model, *data, *val, *task, *out, *gguf, *merged, *init, *checkpoint, *targets, *rung, *prompt_text;
+    int64_t rank, n_virtual, width, exits, epochs, max_steps, batch, accumulate, seq_max, patience, eval_every, rag_k,
+        optimizer_bits, mezo_directions, seed, threads;
+    double alpha, dropout, lr, weight_decay, mezo_eps, max_seconds, max_joules, max_temperature;
     uint64_t memory_limit;
-    bool keep_activations, rslora, dry_run;
+    bool keep_activations, rslora, dora, mezo_prefix, only_on_mains, dry_run;
+    ew_method how; /* method, parsed */
 } tune_args;
 
 /* Everything between the files and the trainer. */
@@ -30,6 +33,7 @@ typedef struct tune_data {
     ew_task *task;
     ew_prompter *prompter;
     ew_tokens tokens;
+    ew_tokens prompt_ids;     /* of --prompt-text */
     ew_tune_example *example; /* [n_train + n_val] */
     size_t n_train, n_val;
 } tune_data;
@@ -41,50 +45,116 @@ static void tune_data_release(tune_data *d)
     ew_items_release(&d->items);
     ew_items_release(&d->val_items);
     ew_tokens_release(&d->tokens);
+    ew_tokens_release(&d->prompt_ids);
     ew_free(d->example);
 }
 
 static const char *const examples =
     "  edgewise train tune --model models/deb-tiny.gguf --data me.jsonl --out me-adapter --max-seconds 2m\n"
-    "  edgewise train tune --model tinyllama-q4_0.gguf --data me.jsonl --dry-run\n";
+    "  edgewise train tune --method prefix --virtual 8 --model models/deb-tiny.gguf --data me.jsonl --out me-prefix\n"
+    "  edgewise train tune --model tinyllama-q4_0.gguf --data me.jsonl --memory-limit 1.2G --dry-run\n";
+
+static int check_args(tune_args *a)
+{
+    if (a->model == NULL || a->data == NULL ||
+        (a->out == NULL && a->gguf == NULL && a->merged == NULL && !a->dry_run)) {
+        fprintf(stderr, EW_CLI_PROG ": --model, --data and --out, --gguf or --merged are needed; see --help\n");
+        return EW_CLI_USAGE;
+    }
+    a->how = a->method != NULL ? ew_method_from_name(a->method) : EW_METHOD_LORA;
+    if (!ew_method_trains(a->how)) {
+        fprintf(stderr,
+                EW_CLI_PROG ": method '%s' does not train; those that do: lora, lora+rag, prompt, prefix, ia3, "
+                            "bottleneck, full, mezo, blockwise\n",
+                a->method);
+        return EW_CLI_USAGE;
+    }
+    if (a->out != NULL &&
+        (a->how == EW_METHOD_BOTTLENECK || a->how == EW_METHOD_FULL || a->how == EW_METHOD_BLOCKWISE)) {
+        fprintf(stderr, EW_CLI_PROG ": PEFT has no directories for '%s'. HINT: --gguf FILE%s\n", a->method,
+                a->how == EW_METHOD_FULL ? ", or --merged FILE for a model" : "");
+        return EW_CLI_USAGE;
+    }
+    ew_tune_rung rung;
+    if (a->rung != NULL && !ew_tune_rung_parse(a->rung, &rung)) {
+        fprintf(stderr,
+                EW_CLI_PROG ": '%s' is no rung; known: auto, keep, recompute, recompute-bf16, blockwise, mezo\n",
+                a->rung);
+        return EW_CLI_USAGE;
+    }
+    if (a->how == EW_METHOD_LORA_RAG && a->rag_k == 0) {
+        a->rag_k = 2;
+    }
+    return EW_CLI_GO;
+}
+
+#define N(name, letter, field, lo, hi, text)                                                                           \
+    {                                                                                                                  \
+        name, letter, "N", EW_CLI_I64, &a->field, .help = text, .min = lo, .max = hi                                   \
+    }
+#define X(name, field, lo, hi, text)                                                                                   \
+    {                                                                                                                  \
+        name, 0, "X", EW_CLI_F64, &a->field, .help = text, .min = lo, .max = hi                                        \
+    }
+#define FLAG(name, letter, field, text)                                                                                \
+    {                                                                                                                  \
+        name, letter, NULL, EW_CLI_FLAG, &a->field, .help = text                                                       \
+    }
+#define WORD(name, letter, arg, field, text)                                                                           \
+    {                                                                                                                  \
+        name, letter, arg, EW_CLI_STRING, &a->field, .help = text                                                      \
+    }
 
 static int parse(int argc, char **argv, tune_args *a)
 {
     const ew_cli_opt opts[] = {
-        {"method", 0, "NAME", EW_CLI_STRING, &a->method, .help = "lora (the only one so far)"},
-        {"model", 'm', "PATH", EW_CLI_STRING, &a->model, .help = "base: GGUF or directory"},
-        {"data", 'd', "FILE", EW_CLI_STRING, &a->data, .help = "records (JSON Lines)"},
-        {"val", 0, "FILE", EW_CLI_STRING, &a->val, .help = "validation records (default: a fifth of --data)"},
-        {"task", 't', "NAME", EW_CLI_STRING, &a->task,
-         .help = "debian-section, debian-synopsis, custom (default), custom-classify"},
-        {"out", 'o', "DIR", EW_CLI_STRING, &a->out, .help = "adapter as PEFT directory"},
-        {"gguf", 0, "FILE", EW_CLI_STRING, &a->gguf, .help = "adapter as GGUF"},
-        {"init", 0, "PATH", EW_CLI_STRING, &a->init, .help = "adapter to start from"},
-        {"checkpoint", 'c', "FILE", EW_CLI_STRING, &a->checkpoint, .help = "state to continue from (default: none)"},
-        {"rank", 'r', "N", EW_CLI_I64, &a->rank, .help = "LoRA rank (8)", .min = 1, .max = EW_ADAPTER_RANK_MAX},
-        {"alpha", 0, "X", EW_CLI_F64, &a->alpha, .help = "LoRA alpha (twice the rank)", .min = 1e-6, .max = 1e6},
-        {"rslora", 0, NULL, EW_CLI_FLAG, &a->rslora, .help = "scale by the root of the rank"},
-        {"targets", 0, "LIST", EW_CLI_STRING, &a->targets, .help = "q,k,v,o,gate,up,down (all)"},
-        {"lr", 0, "X", EW_CLI_F64, &a->lr, .help = "learning rate (1e-3)", .min = 1e-9, .max = 1},
-        {"weight-decay", 0, "X", EW_CLI_F64, &a->weight_decay, .help = "decoupled (0)", .min = 0, .max = 1},
-        {"epochs", 'e', "N", EW_CLI_I64, &a->epochs, .help = "passes over the records (3)", .min = 1, .max = 10000},
-        {"max-steps", 0, "N", EW_CLI_I64, &a->max_steps, .help = "instead of epochs", .min = 1, .max = 1e9},
-        {"batch", 'b', "N", EW_CLI_I64, &a->batch, .help = "records per step (8)", .min = 1, .max = 65536},
-        {"seq-max", 0, "N", EW_CLI_I64, &a->seq_max, .help = "longest prompt and answer, tokens (512)", .min = 16,
-         .max = 65536},
-        {"eval-every", 0, "N", EW_CLI_I64, &a->eval_every, .help = "steps between validations (an epoch)", .min = 1,
-         .max = 1e9},
-        {"patience", 0, "N", EW_CLI_I64, &a->patience, .help = "validations without gain before it stops (3)", .min = 1,
-         .max = 1e9},
-        {"rag-k", 'k', "N", EW_CLI_I64, &a->rag_k, .help = "retrieved records in each prompt (0)", .min = 0, .max = 8},
+        WORD("method", 0, "NAME", method,
+             "lora (default), lora+rag, prompt, prefix, ia3, bottleneck, full, mezo, blockwise"),
+        WORD("model", 'm', "PATH", model, "base: GGUF or directory"),
+        WORD("data", 'd', "FILE", data, "records (JSON Lines)"),
+        WORD("val", 0, "FILE", val, "validation records (default: a fifth of --data)"),
+        WORD("task", 't', "NAME", task, "debian-section, …, custom (default), custom-classify"),
+        WORD("out", 'o', "DIR", out, "adapter as PEFT directory"),
+        WORD("gguf", 0, "FILE", gguf, "adapter as GGUF"),
+        WORD("merged", 0, "FILE", merged, "the base with the adapter in its weights, as GGUF"),
+        WORD("init", 0, "PATH", init, "adapter to start from"),
+        WORD("checkpoint", 'c', "FILE", checkpoint, "state to continue from (default: none)"),
+        N("rank", 'r', rank, 1, EW_ADAPTER_RANK_MAX, "LoRA rank (8)"),
+        X("alpha", alpha, 1e-6, 1e6, "LoRA alpha (twice the rank)"),
+        X("dropout", dropout, 0, 0.9, "of LoRA's input (0)"),
+        FLAG("rslora", 0, rslora, "scale by the root of the rank"),
+        FLAG("dora", 0, dora, "LoRA with magnitudes of its own"),
+        WORD("targets", 0, "LIST", targets, "q,k,v,o,gate,up,down (lora: all; ia3: k,v,down)"),
+        N("virtual", 0, n_virtual, 1, EW_ADAPTER_VIRTUAL_MAX, "positions of prompt and prefix (16)"),
+        WORD("prompt-text", 0, "TEXT", prompt_text, "prompt: starts as the embeddings of this text"),
+        N("width", 0, width, 1, EW_ADAPTER_RANK_MAX, "hidden units of a bottleneck (16)"),
+        N("exits", 0, exits, 2, EW_ADAPTER_EXITS_MAX, "blocks of blockwise tuning (3)"),
+        FLAG("mezo-prefix", 0, mezo_prefix, "mezo: of a prefix instead of LoRA"),
+        X("mezo-eps", mezo_eps, 1e-9, 10, "mezo: half the distance of its two evaluations"),
+        N("mezo-directions", 0, mezo_directions, 1, 64, "mezo: directions of a step (1)"),
+        X("lr", lr, 1e-9, 1, "learning rate (the method's own)"),
+        X("weight-decay", weight_decay, 0, 1, "decoupled (0)"),
+        N("epochs", 'e', epochs, 1, 10000, "passes over the records (the method's own)"),
+        N("max-steps", 0, max_steps, 1, 1e9, "instead of epochs"),
+        N("batch", 'b', batch, 1, 65536, "records per step (8)"),
+        N("accumulate", 0, accumulate, 1, 65536, "batches per step (1)"),
+        N("seq-max", 0, seq_max, 16, 65536, "longest prompt and answer, tokens (512)"),
+        N("eval-every", 0, eval_every, 1, 1e9, "steps between validations (an epoch)"),
+        N("patience", 0, patience, 1, 1e9, "validations without gain before it stops (3)"),
+        N("rag-k", 'k', rag_k, 0, 8, "retrieved records in each prompt (0; lora+rag 2)"),
         {"max-seconds", 0, "TIME", EW_CLI_SECONDS, &a->max_seconds, .help = "wall time (90, 5m, 1h)"},
+        X("max-joules", max_joules, 1e-3, 1e12, "energy of the whole machine while it trains"),
+        X("max-temperature", max_temperature, 1, 200, "°C of the hottest sensor"),
+        FLAG("only-on-mains", 0, only_on_mains, "stop when the machine runs on its battery"),
         {"memory-limit", 0, "BYTES", EW_CLI_BYTES, &a->memory_limit, .help = "of the whole process (64M, 1.5G)"},
-        {"keep-activations", 0, NULL, EW_CLI_FLAG, &a->keep_activations, .help = "faster, more memory"},
-        {"dry-run", 'n', NULL, EW_CLI_FLAG, &a->dry_run, .help = "say what it would take and stop"},
-        {"seed", 's', "N", EW_CLI_I64, &a->seed, .help = "of A and of the order (0)", .min = 0, .max = 9e15},
-        {"threads", 'j', "N", EW_CLI_I64, &a->threads, .help = "default: all cores", .min = 1, .max = 256}};
+        WORD("rung", 0, "NAME", rung, "of the memory ladder: keep, recompute, recompute-bf16, blockwise, mezo (auto)"),
+        FLAG("keep-activations", 0, keep_activations, "the same as --rung keep"),
+        N("optimizer-bits", 0, optimizer_bits, 8, 32, "of the moments: 8 or 32 (32)"),
+        FLAG("dry-run", 'n', dry_run, "say what it would take and stop"),
+        N("seed", 's', seed, 0, 9e15, "of what starts at random and of the order (0)"),
+        N("threads", 'j', threads, 1, 256, "default: all cores")};
     const ew_cli_spec spec = {"train tune",
-                              "Fits a LoRA adapter over the weights as they are served. The loss counts answers alone; "
+                              "Fits an adapter over the weights as they are served. The loss counts answers alone; "
                               "the parameters that were best on the validation records are kept.",
                               examples,
                               opts,
@@ -92,19 +162,13 @@ static int parse(int argc, char **argv, tune_args *a)
                               NULL,
                               0};
     const int status = ew_cli_parse(&spec, argc, argv);
-    if (status != EW_CLI_GO) {
-        return status;
-    }
-    if (a->model == NULL || a->data == NULL || (a->out == NULL && a->gguf == NULL && !a->dry_run)) {
-        fprintf(stderr, EW_CLI_PROG ": --model, --data and --out or --gguf are needed; see --help\n");
-        return EW_CLI_USAGE;
-    }
-    if (a->method != NULL && strcmp(a->method, "lora") != 0) {
-        fprintf(stderr, EW_CLI_PROG ": method '%s' is not known; lora is\n", a->method);
-        return EW_CLI_USAGE;
-    }
-    return EW_CLI_GO;
+    return status == EW_CLI_GO ? check_args(a) : status;
 }
+
+#undef N
+#undef X
+#undef FLAG
+#undef WORD
 
 static ew_status parse_targets(const char *list, uint32_t *ret, ew_error *reterr)
 {
@@ -187,8 +251,9 @@ static ew_status load_data(const tune_args *a, const ew_model *m, tune_data *d, 
 static void print_plan(const ew_tune_memory_plan *p)
 {
     char b[6][32];
-    printf("peak memory %s: weights %s, activations %s, adapter %s, scratch %s, process %s (%llu bytes)\n",
-           ew_str_bytes(b[0], sizeof(b[0]), p->total_bytes), ew_str_bytes(b[1], sizeof(b[1]), p->weights_bytes),
+    printf("peak memory %s with %s%s: weights %s, activations %s, adapter %s, scratch %s, process %s (%llu bytes)\n",
+           ew_str_bytes(b[0], sizeof(b[0]), p->total_bytes), ew_tune_rung_name(p->rung),
+           p->drop_pages ? ", pages given back" : "", ew_str_bytes(b[1], sizeof(b[1]), p->weights_bytes),
            ew_str_bytes(b[2], sizeof(b[2]), p->activ_bytes), ew_str_bytes(b[3], sizeof(b[3]), p->adapter_bytes),
            ew_str_bytes(b[4], sizeof(b[4]), p->scratch_bytes), ew_str_bytes(b[5], sizeof(b[5]), p->process_bytes),
            (unsigned long long)p->total_bytes);
@@ -210,40 +275,100 @@ static void print_report(const ew_tune_report *r)
         printf("%u steps skipped (loss not finite), %llu records lost the front of their prompt\n", r->skipped,
                (unsigned long long)r->truncated);
     }
-    printf("peak memory %s, predicted %s\n", ew_str_bytes(s[1], sizeof(s[1]), mem.rss_peak_bytes),
-           ew_str_bytes(s[2], sizeof(s[2]), r->peak_ram_predicted_bytes));
+    if (r->checkpoints_failed != 0) {
+        printf("%u checkpoints could not be written: %s\n", r->checkpoints_failed, r->checkpoint_error);
+    }
+    if (r->joules > 0) {
+        printf("%.0f J%s\n", r->joules, r->joules_estimated ? " (estimated)" : "");
+    }
+    printf("peak memory %s, predicted %s with %s\n", ew_str_bytes(s[1], sizeof(s[1]), mem.rss_peak_bytes),
+           ew_str_bytes(s[2], sizeof(s[2]), r->peak_ram_predicted_bytes), ew_tune_rung_name(r->rung));
 }
 
-static ew_status tune_opt_of(const tune_args *a, ew_model *m, const ew_adapter *init, const tune_data *d,
+static ew_status learning_of(const tune_args *a, const ew_model *m, tune_data *d, ew_learning *ret, ew_error *reterr)
+{
+    ew_settings s = {.rank = (uint32_t)a->rank,
+                     .alpha = a->alpha,
+                     .dropout = a->dropout,
+                     .learning_rate = a->lr,
+                     .epochs = (double)a->epochs,
+                     .rslora = a->rslora,
+                     .dora = a->dora,
+                     .n_virtual = (uint32_t)a->n_virtual,
+                     .width = (uint32_t)a->width,
+                     .exits = (uint32_t)a->exits,
+                     .mezo_prefix = a->mezo_prefix,
+                     .optimizer_bits = (uint32_t)a->optimizer_bits};
+    EW_TRY(parse_targets(a->targets, &s.targets, reterr));
+    EW_TRY(ew_learning_of(a->how, &s, d->task->kind == EW_TASK_GENERATE, ew_model_config_of(m)->L, (uint64_t)a->seed,
+                          ret, reterr));
+    if (a->keep_activations && ret->rung == EW_TUNE_RUNG_AUTO) {
+        ret->rung = EW_TUNE_RUNG_KEEP;
+    }
+    if (a->rung != NULL && !ew_tune_rung_parse(a->rung, &ret->rung)) {
+        return ew_fail(reterr, EW_EINVAL, "'%s' is no rung", a->rung);
+    }
+    if (a->prompt_text != NULL && ret->adapter.kind == EW_ADAPTER_PROMPT) {
+        EW_TRY(ew_tokenizer_encode(ew_model_tokenizer(m), a->prompt_text, strlen(a->prompt_text), 0, &d->prompt_ids,
+                                   reterr));
+        ret->adapter.init_ids = d->prompt_ids.id;
+        ret->adapter.n_init_ids = (uint32_t)d->prompt_ids.n;
+    }
+    return EW_OK;
+}
+
+static ew_status tune_opt_of(const tune_args *a, ew_model *m, const ew_adapter *init, tune_data *d,
                              const ew_cli_compute *c, ew_tune_opt *ret, ew_error *reterr)
 {
-    uint32_t targets = 0;
-    EW_TRY(parse_targets(a->targets, &targets, reterr));
+    ew_learning l;
+    EW_TRY(learning_of(a, m, d, &l, reterr));
     *ret = (ew_tune_opt){.model = m,
                          .exec = c->exec,
-                         .adapter = {.rank = (uint32_t)a->rank,
-                                  .alpha = (float)a->alpha,
-                                  .targets = targets,
-                                  .rslora = a->rslora,
-                                  .seed = (uint64_t)a->seed},
+                         .adapter = l.adapter,
                          .init = init,
                          .train = d->example,
                          .n_train = d->n_train,
                          .val = d->example + d->n_train,
                          .n_val = d->n_val,
-                         .lr = (float)a->lr,
+                         .lr = l.lr,
                          .weight_decay = (float)a->weight_decay,
-                         .epochs = (uint32_t)a->epochs,
+                         .optimizer_8bit = l.optimizer_8bit,
+                         .mezo_eps = (float)a->mezo_eps,
+                         .mezo_spsa = (uint32_t)a->mezo_directions,
+                         .epochs = l.epochs,
                          .max_steps = (uint32_t)a->max_steps,
                          .batch = (uint32_t)a->batch,
+                         .accumulate = (uint32_t)a->accumulate,
                          .seq_max = (uint32_t)a->seq_max,
                          .eval_every = (uint32_t)a->eval_every,
                          .patience = (uint32_t)a->patience,
-                         .rung = a->keep_activations ? EW_TUNE_RUNG_KEEP : EW_TUNE_RUNG_AUTO,
+                         .rung = l.rung,
                          .max_seconds = a->max_seconds,
+                         .max_joules = a->max_joules,
+                         .max_temperature_c = a->max_temperature,
+                         .only_on_mains = a->only_on_mains,
                          .max_ram_bytes = a->memory_limit,
                          .seed = (uint64_t)a->seed,
                          .checkpoint = a->checkpoint};
+    return EW_OK;
+}
+
+static ew_status save(const tune_args *a, const ew_model *m, const ew_adapter *adapter, const ew_progress *progress,
+                      ew_error *reterr)
+{
+    if (a->out != NULL) {
+        EW_TRY(ew_adapter_save_peft(adapter, m, a->out, reterr));
+        printf("%s: PEFT adapter\n", a->out);
+    }
+    if (a->gguf != NULL) {
+        EW_TRY(ew_adapter_save_gguf(adapter, m, a->gguf, reterr));
+        printf("%s: GGUF adapter\n", a->gguf);
+    }
+    if (a->merged != NULL) {
+        const ew_adapter_merge_opt mo = {.progress = *progress};
+        EW_TRY(ew_adapter_merge_gguf(adapter, m, a->merged, &mo, reterr));
+        printf("%s: the base with the adapter in its weights\n", a->merged);
+    }
     return EW_OK;
 }
 
@@ -252,7 +377,7 @@ static ew_status tune(const tune_args *a, tune_data *d, const ew_cli_compute *c,
 {
     EW_AUTO(ew_model) m = NULL;
     EW_AUTO(ew_adapter) init = NULL;
-    EW_AUTO(ew_adapter) lora = NULL;
+    EW_AUTO(ew_adapter) adapter = NULL;
     ew_tune_opt opt;
     EW_TRY(ew_model_open(a->model, NULL, &m, reterr));
     if (ew_model_tokenizer(m) == NULL) {
@@ -271,21 +396,13 @@ static ew_status tune(const tune_args *a, tune_data *d, const ew_cli_compute *c,
     }
     opt.progress = *progress;
     ew_tune_report *r = ew_xcalloc(1, sizeof(*r));
-    ew_status st = ew_tune(&opt, &lora, r, reterr);
+    ew_status st = ew_tune(&opt, &adapter, r, reterr);
     if (st == EW_OK) {
         print_report(r);
     }
     ew_free(r);
     EW_TRY(st);
-    if (a->out != NULL) {
-        EW_TRY(ew_adapter_save_peft(lora, m, a->out, reterr));
-        printf("%s: PEFT adapter\n", a->out);
-    }
-    if (a->gguf != NULL) {
-        EW_TRY(ew_adapter_save_gguf(lora, m, a->gguf, reterr));
-        printf("%s: GGUF adapter\n", a->gguf);
-    }
-    return EW_OK;
+    return save(a, m, adapter, progress, reterr);
 }
 
 int ew_cli_train_tune(int argc, char **argv, void *ctx)
