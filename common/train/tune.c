@@ -265,12 +265,42 @@ static void optimize(ew__tuner *t, const ew_pass_window *window, double norm)
     }
 }
 
+/* Mean loss of a step's batch, as the methods that look before they step want it. */
+typedef struct batch_loss {
+    ew__tuner *t;
+    ew__tune_walk walk;
+    const ew_pass_window *window;
+    size_t answers;
+    uint64_t tokens;
+} batch_loss;
+
+static double loss_of_batch(void *ctx)
+{
+    batch_loss *b = ctx;
+    ew_adapter_refresh(b->t->adapter, b->t->o.model, &b->t->o.exec);
+    return walk_loss(b->t, b->walk, b->window, &b->tokens) / (double)b->answers;
+}
+
+/* Block-wise: a block begins that ends at an exit. */
+static void calibrate(ew__tuner *t, const ew_pass_window *window, size_t answers)
+{
+    batch_loss b = {.t = t, .walk = ew__tune_walk_step(t), .window = window, .answers = answers};
+    ew_exits_span span[2];
+    size_t n;
+    float *p = ew_adapter_params(t->adapter, &n);
+    ew_exits_spans(t->cfg, &t->o.adapter, n, window, span);
+    ew_exits_calibrate(p + span[1].at, span[1].n, loss_of_batch, &b);
+}
+
 static void gradient_step(ew__tuner *t, step_result *r)
 {
     ew__tune_walk w = ew__tune_walk_step(t);
     ew_pass_window room;
     const ew_pass_window *window = window_now(t, &room);
     r->answers = ew__tune_walk_answers(t, &w);
+    if (window != NULL && window->exit >= 0 && t->st.step == stretch_of(t).first) {
+        calibrate(t, window, r->answers);
+    }
     memset(t->grad, 0, t->n * sizeof(float));
     for (uint64_t pass = 0; ew__tune_next(t, &w); pass++) {
         r->nll += ew_pass_gradient(t->pass, &t->pack, window, (float)(1.0 / (double)r->answers),
@@ -284,28 +314,14 @@ static void gradient_step(ew__tuner *t, step_result *r)
     }
 }
 
-typedef struct mezo_walk {
-    ew__tuner *t;
-    ew__tune_walk walk;
-    size_t answers;
-    uint64_t tokens;
-} mezo_walk;
-
-static double mezo_loss(void *ctx)
-{
-    mezo_walk *m = ctx;
-    ew_adapter_refresh(m->t->adapter, m->t->o.model, &m->t->o.exec);
-    return walk_loss(m->t, m->walk, NULL, &m->tokens) / (double)m->answers;
-}
-
 static void mezo_step(ew__tuner *t, step_result *r)
 {
-    mezo_walk m = {.t = t, .walk = ew__tune_walk_step(t)};
+    batch_loss m = {.t = t, .walk = ew__tune_walk_step(t)};
     m.answers = ew__tune_walk_answers(t, &m.walk);
     size_t n;
     float *p = ew_adapter_params(t->adapter, &n);
     ew_mezo_result res;
-    ew_mezo_step(&t->o.exec, &t->mezo, t->st.step, lr_now(t), p, t->kept, n, mezo_loss, &m, &res);
+    ew_mezo_step(&t->o.exec, &t->mezo, t->st.step, lr_now(t), p, t->kept, n, loss_of_batch, &m, &res);
     r->nll = res.loss * (double)m.answers;
     r->answers = m.answers;
     r->tokens = m.tokens;
