@@ -10,6 +10,7 @@
 static int pipe_fd[2] = {-1, -1}; /* read end, write end; both non-blocking */
 static atomic_int n_stop;
 static atomic_int n_reload;
+static atomic_int pause_signal; /* the last of SIGUSR1 and SIGUSR2 that nobody has read yet; 0 = none */
 
 static void wake(void)
 {
@@ -24,6 +25,8 @@ static void on_signal(int sig)
 {
     if (sig == SIGHUP) {
         atomic_fetch_add(&n_reload, 1);
+    } else if (sig == SIGUSR1 || sig == SIGUSR2) {
+        atomic_store(&pause_signal, sig);
     } else {
         if (atomic_fetch_add(&n_stop, 1) > 0 && sig == SIGINT) {
             (void)signal(sig, SIG_DFL);
@@ -43,7 +46,7 @@ ew_status ew_signal_init(ew_error *reterr)
         pipe_fd[0] = fds[0];
         pipe_fd[1] = fds[1];
     }
-    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2};
     struct sigaction sa;
     memset(&sa, 0, sizeof(sa));
     (void)sigemptyset(&sa.sa_mask);
@@ -83,6 +86,13 @@ bool ew_signal_reload(void)
     return atomic_exchange(&n_reload, 0) > 0;
 }
 
+bool ew_signal_pause(bool *ret_pause)
+{
+    int sig = atomic_exchange(&pause_signal, 0);
+    *ret_pause = sig == SIGUSR1;
+    return sig != 0;
+}
+
 void ew_signal_raise_stop(void)
 {
     atomic_fetch_add(&n_stop, 1);
@@ -93,6 +103,7 @@ void ew_signal_reset(void)
 {
     atomic_store(&n_stop, 0);
     atomic_store(&n_reload, 0);
+    atomic_store(&pause_signal, 0);
     if (pipe_fd[0] >= 0) {
         ew_signal_drain();
     }

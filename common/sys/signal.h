@@ -1,4 +1,5 @@
-/* SIGTERM and SIGINT as "stop", SIGHUP as "reload": a flag to read and a descriptor to poll. SIGPIPE is ignored.
+/* SIGTERM and SIGINT as "stop", SIGHUP as "reload", SIGUSR1 as "pause" and SIGUSR2 as "resume": flags to read and a descriptor to poll.
+ * SIGPIPE is ignored.
  * Call ew_signal_init once in main before any thread starts. Locking: the readers are callable from any thread. */
 #ifndef EW_SYS_SIGNAL_H
 #define EW_SYS_SIGNAL_H
@@ -14,6 +15,8 @@ void ew_signal_drain(void);
 bool ew_signal_stop(void);
 /* True once per SIGHUP. */
 bool ew_signal_reload(void);
+/* True once after SIGUSR1 or SIGUSR2; *ret_pause: whether the last of them was SIGUSR1. */
+bool ew_signal_pause(bool *ret_pause);
 /* Asks to stop as the signal would (operator request, test). Async-signal-safe. */
 void ew_signal_raise_stop(void);
 void ew_signal_reset(void); /* test hook: forget what came */

@@ -20,6 +20,22 @@ ew_status ew_agent_app_print(const json_t *j, ew_error *reterr)
                : ew_fail(reterr, EW_EIO, "cannot write to standard output");
 }
 
+/* Progress of a verb that runs here: signals pause and resume it as they do in the daemon. */
+typedef struct local_view {
+    ew_agent *a;
+    const ew_progress *shown;
+} local_view;
+
+static bool on_progress_here(const ew_progress_info *info, void *ctx)
+{
+    const local_view *h = ctx;
+    bool pause = false;
+    if (ew_signal_pause(&pause)) {
+        ew_agent_learn_signal(h->a, pause);
+    }
+    return ew_progress_tell(h->shown, info);
+}
+
 static ew_status verb_here(const ew_agent_app *app, const ew_agent_local *o, const json_t *request,
                            const ew_control_view *view, json_t **ret_result, ew_error *reterr)
 {
@@ -32,7 +48,10 @@ static ew_status verb_here(const ew_agent_app *app, const ew_agent_local *o, con
                               .memory_limit_bytes = o->memory_limit_bytes,
                               .n_threads = (uint32_t)o->threads};
     EW_TRY(ew_agent_open(&opt, &view->progress, &a, reterr));
-    return ew_control_run(a, request, view, ret_result, reterr);
+    local_view h = {.a = a, .shown = &view->progress};
+    const ew_control_view through = {
+        .progress = {.fn = on_progress_here, .ctx = &h}, .on_text = view->on_text, .text_ctx = view->text_ctx};
+    return ew_control_run(a, request, &through, ret_result, reterr);
 }
 
 ew_status ew_agent_app_verb(const ew_agent_app *app, const ew_agent_local *o, const json_t *request, const char *label,

@@ -63,5 +63,7 @@ int ew_agent_cmd_model_list(int argc, char **argv, void *ctx);
 int ew_agent_cmd_worker(int argc, char **argv, void *ctx);
 extern const ew_cli_command ew_agent_data_commands[];
 extern const size_t ew_agent_n_data_commands;
+extern const ew_cli_command ew_agent_adapter_commands[];
+extern const size_t ew_agent_n_adapter_commands;
 
 #endif

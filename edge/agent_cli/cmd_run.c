@@ -18,6 +18,10 @@ typedef struct run_conf {
     char *dir, *log, *device_class, *capture;
     uint64_t memory_limit;
     int64_t threads, keepalive_ms, backoff_cap_ms;
+    char *learn_at, *learn_task, *learn_mode;
+    double learn_every, learn_quiet, learn_max_time, learn_max_joules, learn_max_temperature, learn_replay;
+    int64_t learn_min_new;
+    bool learn_on_mains;
 } run_conf;
 
 static const ew_config_key run_keys[] = {
@@ -37,13 +41,35 @@ static const ew_config_key run_keys[] = {
     {"capture", EW_CONFIG_STRING, offsetof(run_conf, capture), "",
      .help = "file that gets a copy of every message in both directions, decrypted, so that you can check what leaves "
              "this device"},
+    {"learn-at", EW_CONFIG_STRING, offsetof(run_conf, learn_at), "",
+     .help = "learn by itself at this time of day, HH:MM; empty = not"},
+    {"learn-every", EW_CONFIG_SECONDS, offsetof(run_conf, learn_every), "0", .min = 0, .max = 366.0 * 86400,
+     .help = "learn by itself every so often (12h, 7d); 0 = not"},
+    {"learn-min-new", EW_CONFIG_I64, offsetof(run_conf, learn_min_new), "8", .min = 1, .max = 1e6,
+     .help = "only with so many new items"},
+    {"learn-on-mains", EW_CONFIG_BOOL, offsetof(run_conf, learn_on_mains), "true", .help = "only on mains power"},
+    {"learn-quiet", EW_CONFIG_SECONDS, offsetof(run_conf, learn_quiet), "60", .min = 0, .max = 86400,
+     .help = "only so long after the last answer"},
+    {"learn-task", EW_CONFIG_STRING, offsetof(run_conf, learn_task), "",
+     .help = "task; empty = the one that is served"},
+    {"learn-mode", EW_CONFIG_STRING, offsetof(run_conf, learn_mode), "auto",
+     .help = "anew, update (new items and a replay of old ones, from what is served) or auto"},
+    {"learn-replay", EW_CONFIG_F64, offsetof(run_conf, learn_replay), "1", .min = 0.01, .max = 1000,
+     .help = "update: old items for each new one"},
+    {"learn-max-time", EW_CONFIG_SECONDS, offsetof(run_conf, learn_max_time), "0", .min = 0, .max = 86400,
+     .help = "at most so long; 0 = what the plan says"},
+    {"learn-max-joules", EW_CONFIG_F64, offsetof(run_conf, learn_max_joules), "0", .min = 0, .max = 1e9,
+     .help = "at most so much energy; 0 = no limit"},
+    {"learn-max-temperature", EW_CONFIG_F64, offsetof(run_conf, learn_max_temperature), "0", .min = 0, .max = 150,
+     .help = "stop training above so many degrees Celsius; 0 = no limit"},
 };
 
 static void on_event(void *ctx, const char *event, const char *text)
 {
     (void)ctx;
     bool bad = strcmp(event, "connect-failed") == 0 || strcmp(event, "trial-waits") == 0 ||
-               strcmp(event, "offload-lost") == 0 || strcmp(event, "result-refused") == 0;
+               strcmp(event, "offload-lost") == 0 || strcmp(event, "result-refused") == 0 ||
+               strcmp(event, "learn-failed") == 0 || strcmp(event, "learn-state") == 0;
     EW_LOG(bad ? EW_LOG_WARN : EW_LOG_INFO, "agent", event, "%s", text);
 }
 
@@ -86,23 +112,50 @@ static ew_status open_when_free(const ew_agent_opt *opt, const ew_progress *prog
     return st;
 }
 
+static ew_status learning_of(const run_conf *conf, ew_agent_opt *opt, ew_error *reterr)
+{
+    static const char *const modes[] = {"anew", "update", "auto"};
+    bool known = false;
+    EW_TRY(ew_schedule_parse_time(conf->learn_at, &opt->schedule.at_min, reterr));
+    opt->schedule.every_s = conf->learn_every;
+    opt->schedule.min_new = (uint32_t)conf->learn_min_new;
+    opt->schedule.only_on_mains = conf->learn_on_mains;
+    opt->schedule.quiet_s = conf->learn_quiet;
+    opt->scheduled = opt->schedule.at_min >= 0 || opt->schedule.every_s > 0;
+    opt->learn = (ew_learn_opt){.task = conf->learn_task[0] != '\0' ? conf->learn_task : NULL,
+                                .max_seconds = conf->learn_max_time,
+                                .max_joules = conf->learn_max_joules,
+                                .max_temperature_c = conf->learn_max_temperature,
+                                .only_on_mains = conf->learn_on_mains && opt->scheduled,
+                                .replay = conf->learn_replay,
+                                .seed = 1};
+    for (size_t i = 0; i < EW_COUNT(modes); i++) {
+        if (strcmp(conf->learn_mode, modes[i]) == 0) {
+            opt->learn.mode = (ew_learn_mode)i;
+            known = true;
+        }
+    }
+    return known ? EW_OK : ew_fail(reterr, EW_EINVAL, "learn-mode is '%.32s': anew, update or auto", conf->learn_mode);
+}
+
 static ew_status serve(const ew_agent_app *app, const run_conf *conf, ew_error *reterr)
 {
     EW_AUTO(ew_agent) a = NULL;
     EW_AUTO(ew_control) control = NULL;
     EW_AUTO(ew_term_progress) bar = NULL;
     EW_TRY(ew_term_progress_new(stderr, "probe", ew_signal_stop, &bar));
-    const ew_agent_opt opt = {.dir = conf->dir[0] != '\0' ? conf->dir : app->dir,
-                              .credentials = app->credentials,
-                              .self = app->self,
-                              .software = EW_AGENT_SOFTWARE,
-                              .device_class = conf->device_class[0] != '\0' ? conf->device_class : NULL,
-                              .kern = app->kernel,
-                              .memory_limit_bytes = conf->memory_limit,
-                              .n_threads = (uint32_t)conf->threads,
-                              .keepalive_ms = (uint32_t)conf->keepalive_ms,
-                              .backoff_cap_ms = (uint32_t)conf->backoff_cap_ms,
-                              .capture = conf->capture[0] != '\0' ? conf->capture : NULL};
+    ew_agent_opt opt = {.dir = conf->dir[0] != '\0' ? conf->dir : app->dir,
+                        .credentials = app->credentials,
+                        .self = app->self,
+                        .software = EW_AGENT_SOFTWARE,
+                        .device_class = conf->device_class[0] != '\0' ? conf->device_class : NULL,
+                        .kern = app->kernel,
+                        .memory_limit_bytes = conf->memory_limit,
+                        .n_threads = (uint32_t)conf->threads,
+                        .keepalive_ms = (uint32_t)conf->keepalive_ms,
+                        .backoff_cap_ms = (uint32_t)conf->backoff_cap_ms,
+                        .capture = conf->capture[0] != '\0' ? conf->capture : NULL};
+    EW_TRY(learning_of(conf, &opt, reterr));
     EW_TRY(open_when_free(&opt, ew_term_progress_get(bar), &a, reterr));
     ew_agent_on_event(a, on_event, NULL);
     EW_TRY(ew_control_open(a, &control, reterr));
@@ -116,6 +169,10 @@ static ew_status serve(const ew_agent_app *app, const run_conf *conf, ew_error *
         struct pollfd p = {.fd = ew_signal_fd(), .events = POLLIN};
         (void)poll(&p, 1, 10000);
         ew_signal_drain();
+        bool pause = false;
+        if (ew_signal_pause(&pause)) {
+            ew_agent_learn_signal(a, pause);
+        }
         notify(app, "WATCHDOG=1");
     }
     notify(app, "STOPPING=1");
@@ -167,10 +224,10 @@ int ew_agent_cmd_run(int argc, char **argv, void *ctx)
     };
     const ew_cli_spec spec = {
         .command = "run",
-        .doc =
-            "Keeps the session with the coordinator, executes its trials, and answers the other commands. Ends on "
-            "SIGTERM; what "
-            "was accepted goes on at the next start. Settings: defaults < --config < EW_… environment < command line.",
+        .doc = "Keeps the session with the coordinator, executes its trials, and answers the other commands. Ends on "
+               "SIGTERM; what "
+               "was accepted goes on at the next start. SIGUSR1 pauses learning, SIGUSR2 resumes it. Settings: "
+               "defaults < --config < EW_… environment < command line.",
         .examples = "  edgewise-agent run --memory-limit 300M\n",
         .opts = opts,
         .n_opts = EW_COUNT(opts)};

@@ -53,6 +53,27 @@ static json_int_t int_of(const json_t *j, const char *key)
     return json_integer_value(json_object_get(j, key));
 }
 
+static void print_learning(const json_t *l)
+{
+    const json_t *last = json_object_get(l, "last");
+    const json_t *m = json_object_get(last, "measures");
+    const json_t *before = json_object_get(m, "old.before.nll");
+    (void)printf("learning         %s, %lld new items", text_of(l, "state"), (long long)int_of(l, "new_items"));
+    if (json_is_string(json_object_get(l, "next"))) {
+        (void)printf("; %s", text_of(l, "next"));
+    }
+    (void)printf("\n");
+    if (json_is_object(last)) {
+        (void)printf("learned last     %s: %s\n", text_of(last, "at"),
+                     strcmp(text_of(last, "code"), "EW_OK") == 0 ? text_of(last, "decision")
+                                                                 : text_of(last, "message"));
+    }
+    if (before != NULL) {
+        (void)printf("old items        answer NLL %.4f before, %.4f after it\n", json_number_value(before),
+                     json_number_value(json_object_get(m, "old.after.nll")));
+    }
+}
+
 static ew_status print_status(const json_t *s, ew_error *reterr)
 {
     char a[24];
@@ -76,6 +97,7 @@ static ew_status print_status(const json_t *s, ew_error *reterr)
         (void)printf("serving          %s %s, method %s, task %s\n", text_of(active, "name"),
                      text_of(active, "variant"), text_of(active, "method"), text_of(active, "task"));
     }
+    print_learning(json_object_get(s, "learning"));
     (void)printf("memory           peak %s of this process\n",
                  ew_str_bytes(a, sizeof(a), (uint64_t)int_of(s, "ram_peak_bytes")));
     (void)printf("offload          %s\n",
@@ -169,42 +191,95 @@ static ew_status print_learned(const json_t *j, ew_error *reterr)
         (void)printf("peak memory            %10s   predicted %s\n",
                      ew_str_bytes(a, sizeof(a), (uint64_t)ew_trial_result_mean(r, "ram.peak_bytes")),
                      ew_str_bytes(b, sizeof(b), (uint64_t)ew_trial_result_mean(r, "ram.predicted_bytes")));
+        print_pair(r, "against what was served", "served.val.nll", "val.nll", "validation answer NLL");
+        print_pair(r, "old items' answer NLL", "old.before.nll", "old.after.nll", "not learned again: forgetting");
+        const char *stop = text_of(j, "stop");
+        if (json_is_true(json_object_get(j, "diverged")) || json_is_true(json_object_get(j, "unfinished"))) {
+            (void)printf("training ended early: %s\n", stop);
+        }
+        double truncated = ew_trial_result_mean(r, "tune.truncated");
+        if (truncated > 0) {
+            (void)printf("%.0f items are longer than the model's context: their beginnings were left out\n", truncated);
+        }
+        const char *decision = text_of(j, "decision");
         (void)printf("%s\n",
-                     json_is_true(json_object_get(j, "better"))
+                     strcmp(decision, "new") == 0
                          ? "The personalised model is better on validation items: it is served from now on."
+                     : strcmp(decision, "kept") == 0
+                         ? "What is served already is better on validation items: it is kept."
                          : "The personalised model is not better on validation items: the plain model is served.");
     }
     ew_free(r);
     return st;
 }
 
+typedef struct learn_args {
+    char *task;
+    double max_seconds, max_joules, max_temperature, replay;
+    int64_t seed;
+    bool last, mains, update, pause, resume, stop;
+} learn_args;
+
+static ew_status print_order(const json_t *j, ew_error *reterr)
+{
+    (void)reterr;
+    (void)printf("learning: %s\n", text_of(j, "state"));
+    return EW_OK;
+}
+
+static int run_learn(const ew_agent_app *app, const ew_agent_local *o, const learn_args *l)
+{
+    const char *order = l->pause ? "pause" : l->resume ? "resume" : l->stop ? "stop" : NULL;
+    if (order != NULL) {
+        return verb_and_print(app, o, json_pack("{s:s,s:s}", "verb", "learn", "order", order), "learn", print_order);
+    }
+    json_t *req = json_pack("{s:s,s:s?,s:f,s:f,s:f,s:b,s:b,s:s,s:f,s:I}", "verb", "learn", "task", l->task,
+                            "max_seconds", l->max_seconds, "max_joules", l->max_joules, "max_temperature",
+                            l->max_temperature, "only_on_mains", l->mains, "use_last_plan", l->last, "mode",
+                            l->update ? "update" : "anew", "replay", l->replay, "seed", (json_int_t)l->seed);
+    return verb_and_print(app, o, req, "learn", print_learned);
+}
+
 int ew_agent_cmd_learn(int argc, char **argv, void *ctx)
 {
     const ew_agent_app *app = ctx;
-    char *task = NULL;
-    double max_seconds = 0;
-    int64_t seed = 1;
-    bool last = false;
+    learn_args l = {.seed = 1};
     ew_agent_local o = {.dir = (char *)(uintptr_t)app->dir};
     const ew_cli_opt opts[] = {
         EW_AGENT_LOCAL_OPTS(o, app),
-        {"task", 0, "NAME", EW_CLI_STRING, &task,
+        {"task", 0, "NAME", EW_CLI_STRING, &l.task,
          .help = "custom, custom-classify, debian-section, … (default: custom)"},
-        {"max-time", 0, "TIME", EW_CLI_SECONDS, &max_seconds, .help = "learn at most so long (90s, 20m, 2h)"},
-        {"seed", 0, "N", EW_CLI_I64, &seed, .help = "seed of the adapter and the order of examples", .max = 9e15},
-        {"last-plan", 0, NULL, EW_CLI_FLAG, &last, .help = "do not ask the coordinator; use the last plan"}};
+        {"update", 0, NULL, EW_CLI_FLAG, &l.update,
+         .help = "go on with what is served: learn what is new and a sample of what is old"},
+        {"replay", 0, "X", EW_CLI_F64, &l.replay, .help = "with --update: old items for each new one (default: 1)",
+         .max = 1000},
+        {"max-time", 0, "TIME", EW_CLI_SECONDS, &l.max_seconds, .help = "learn at most so long (90s, 20m, 2h)"},
+        {"max-joules", 0, "J", EW_CLI_F64, &l.max_joules, .help = "use at most so much energy", .max = 1e9},
+        {"max-temperature", 0, "C", EW_CLI_F64, &l.max_temperature, .help = "stop training when it is hotter",
+         .max = 150},
+        {"only-on-mains", 0, NULL, EW_CLI_FLAG, &l.mains, .help = "stop training on battery"},
+        {"seed", 0, "N", EW_CLI_I64, &l.seed, .help = "seed of the adapter and the order of examples", .max = 9e15},
+        {"last-plan", 0, NULL, EW_CLI_FLAG, &l.last, .help = "do not ask the coordinator; use the last plan"},
+        {"pause", 0, NULL, EW_CLI_FLAG, &l.pause, .help = "pause the learning that is going on; its memory is freed"},
+        {"resume", 0, NULL, EW_CLI_FLAG, &l.resume, .help = "go on with it where it was"},
+        {"stop", 0, NULL, EW_CLI_FLAG, &l.stop, .help = "give it up"}};
     int status = parse("learn",
                        "Learns from the profile under the coordinator's plan: fetches the model, trains, and serves "
-                       "the result if it is better on "
-                       "validation items. Stopped or killed, it goes on where it was.",
-                       "  edgewise-agent data import history.jsonl\n  edgewise-agent learn --task custom\n", opts,
-                       EW_COUNT(opts), NULL, 0, argc, argv);
+                       "the result if it is better on validation items than the plain model and than what is served. "
+                       "Answers come first meanwhile. Stopped or killed, it goes on where it was.",
+                       "  edgewise-agent data import history.jsonl\n  edgewise-agent learn --task custom\n"
+                       "  edgewise-agent learn --update --max-time 20m --only-on-mains\n"
+                       "  edgewise-agent learn --pause\n",
+                       opts, EW_COUNT(opts), NULL, 0, argc, argv);
     if (status != EW_CLI_GO) {
         return status;
     }
-    json_t *req = json_pack("{s:s,s:s?,s:f,s:b,s:I}", "verb", "learn", "task", task, "max_seconds", max_seconds,
-                            "use_last_plan", last, "seed", (json_int_t)seed);
-    return verb_and_print(app, &o, req, "learn", print_learned);
+    if (l.pause + l.resume + l.stop > 1) {
+        ew_error err = EW_ERROR_INIT;
+        ew_status st = ew_fail(&err, EW_EINVAL, "--pause, --resume and --stop: one of them");
+        return ew_agent_app_fail(st, &err);
+    }
+    return run_learn(app, &o, &l);
 }
 
 /* ---- chat ---- */
@@ -275,6 +350,8 @@ int ew_agent_cmd_chat(int argc, char **argv, void *ctx)
     const ew_agent_app *app = ctx;
     ew_error err = EW_ERROR_INIT;
     char *prompt = NULL;
+    char *task = NULL;
+    int64_t adapter = 0;
     int64_t max_tok = 0;
     int64_t seed = 0;
     int64_t first = 0;
@@ -290,6 +367,8 @@ int ew_agent_cmd_chat(int argc, char **argv, void *ctx)
         EW_AGENT_LOCAL_OPTS(o, app),
         {"raw", 0, NULL, EW_CLI_FLAG, &raw, .help = "continue the prompt as it is, without the task's format"},
         {"plain", 0, NULL, EW_CLI_FLAG, &plain, .help = "without the personal adapter"},
+        {"task", 0, "NAME", EW_CLI_STRING, &task, .help = "as it was learned for this task (default: learned last)"},
+        {"adapter", 0, "ID", EW_CLI_I64, &adapter, .help = "with this adapter (see: adapter list)", .max = 9e15},
         {"max-tok", 'n', "N", EW_CLI_I64, &max_tok, .help = "longest answer (default: the task's)", .max = 1000000},
         {"temperature", 0, "X", EW_CLI_F64, &temperature, .help = "0 = the likeliest token (default)", .min = 0,
          .max = 100},
@@ -311,10 +390,11 @@ int ew_agent_cmd_chat(int argc, char **argv, void *ctx)
     if (status != EW_CLI_GO) {
         return status;
     }
-    EW_AUTO_JSON req = json_pack("{s:s,s:b,s:b,s:I,s:f,s:I,s:b,s:I,s:I,s:b,s:b}", "verb", "chat", "raw", raw, "plain",
-                                 plain, "max_tok", (json_int_t)max_tok, "temperature", temperature, "seed",
-                                 (json_int_t)seed, "offload", offload, "first_layer", (json_int_t)first, "last_layer",
-                                 (json_int_t)last, "exact", exact, "compare", compare);
+    EW_AUTO_JSON req =
+        json_pack("{s:s,s:s?,s:I,s:b,s:b,s:I,s:f,s:I,s:b,s:I,s:I,s:b,s:b}", "verb", "chat", "task", task, "adapter",
+                  (json_int_t)adapter, "raw", raw, "plain", plain, "max_tok", (json_int_t)max_tok, "temperature",
+                  temperature, "seed", (json_int_t)seed, "offload", offload, "first_layer", (json_int_t)first,
+                  "last_layer", (json_int_t)last, "exact", exact, "compare", compare);
     ew_status st = prompt != NULL ? chat_once(app, &o, req, prompt, &err) : chat_loop(app, &o, req, &err);
     return st == EW_OK ? 0 : ew_agent_app_fail(st, &err);
 }

@@ -63,6 +63,8 @@ int main(int argc, char **argv)
         {"data", NULL, "the profile: a person's history, encrypted at rest", .sub = ew_agent_data_commands,
          .n_sub = ew_agent_n_data_commands},
         {"forget", NULL, "remove items from the profile and from what was learned", .run = ew_agent_cmd_forget},
+        {"adapter", NULL, "what was learned: list, use, roll back, remove, merge", .sub = ew_agent_adapter_commands,
+         .n_sub = ew_agent_n_adapter_commands},
         {"consent", "WHAT on|off", "what may leave this device", .run = ew_agent_cmd_consent},
         {"model", NULL, "models on this device", .sub = model_commands, .n_sub = EW_COUNT(model_commands)},
         {"worker", NULL, "executes one trial (started by the agent itself)", .run = ew_agent_cmd_worker,

@@ -63,6 +63,15 @@ void ew__agent_now(ew_agent *a, const char *what)
     (void)pthread_mutex_unlock(&a->now.lock);
 }
 
+void ew__agent_now_progress(ew_agent *a, const ew_progress_info *info)
+{
+    (void)pthread_mutex_lock(&a->now.lock);
+    (void)ew_str_copy(a->now.phase, sizeof(a->now.phase), info->phase);
+    a->now.done = info->done;
+    a->now.total = info->total;
+    (void)pthread_mutex_unlock(&a->now.lock);
+}
+
 /* ---- opening ---- */
 
 /* The probe's answer is kept until the software changes. */
@@ -96,10 +105,10 @@ static ew_status load_caps(ew_agent *a, const ew_progress *progress, ew_error *r
 
 static ew_status copy_strings(ew_agent *a, const ew_agent_opt *opt, ew_error *reterr)
 {
-    const char *const from[] = {opt->dir,          opt->credentials, opt->self,   opt->software,
-                                opt->device_class, opt->kern,        opt->capture};
-    const char **to[] = {&a->opt.dir,          &a->opt.credentials, &a->opt.self,   &a->opt.software,
-                         &a->opt.device_class, &a->opt.kern,        &a->opt.capture};
+    const char *const from[] = {opt->dir,          opt->credentials, opt->self,    opt->software,
+                                opt->device_class, opt->kern,        opt->capture, opt->learn.task};
+    const char **to[] = {&a->opt.dir,          &a->opt.credentials, &a->opt.self,    &a->opt.software,
+                         &a->opt.device_class, &a->opt.kern,        &a->opt.capture, &a->opt.learn.task};
     for (size_t i = 0; i < EW_COUNT(from); i++) {
         if (from[i] != NULL) {
             a->strings[i] = ew_str_dup(from[i]);
@@ -120,6 +129,7 @@ static void init_locks(ew_agent *a)
     EW_ASSERT(pthread_condattr_init(&attr) == 0 && pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0 &&
               pthread_cond_init(&a->wake, &attr) == 0);
     (void)pthread_condattr_destroy(&attr);
+    ew__learner_init(a);
 }
 
 ew_status ew_agent_open(const ew_agent_opt *opt, const ew_progress *progress, ew_agent **ret_agent, ew_error *reterr)
@@ -142,6 +152,7 @@ ew_status ew_agent_open(const ew_agent_opt *opt, const ew_progress *progress, ew
     /* What a killed agent left in the open; checkpoints stay, their trials go on. */
     EW_TRY(ew_dir_sweep_temp(a->home.runtime, reterr));
     EW_TRY(ew_home_sweep(&a->home, ".gguf", reterr));
+    ew__learner_load(a);
     EW_TRY(load_caps(a, progress, reterr));
     EW_TRY(ew_home_vault(&a->home, opt->credentials, &a->vault, reterr));
     *ret_agent = a;
@@ -296,6 +307,7 @@ ew_status ew__agent_work(ew_agent *a, ew_worker_job *job, const ew_progress *pro
 {
     job->memory_limit_bytes = ew__agent_worker_limit(a);
     job->ram_bytes = &a->worker_bytes;
+    job->yield = &a->yield;
     atomic_store(&a->worker_bytes, job->memory_limit_bytes);
     ew_status st = ew_worker_run(a->opt.self, job, progress, ret_outcome, reterr);
     atomic_store(&a->worker_bytes, 0);
@@ -315,11 +327,7 @@ static bool on_trial_progress(const ew_progress_info *info, void *ctx)
     trial_watch *w = ctx;
     ew_agent *a = w->a;
     uint64_t now = ew_mono_ms();
-    (void)pthread_mutex_lock(&a->now.lock);
-    (void)ew_str_copy(a->now.phase, sizeof(a->now.phase), info->phase);
-    a->now.done = info->done;
-    a->now.total = info->total;
-    (void)pthread_mutex_unlock(&a->now.lock);
+    ew__agent_now_progress(a, info);
     /* A sign of life well within the lease. */
     uint64_t every = w->spec->lease_ms != 0 ? EW_MIN(w->spec->lease_ms / 4, (uint64_t)5000) : 5000;
     if (now - w->told_ms >= every && atomic_load(&a->session_up)) {
@@ -540,7 +548,7 @@ ew_status ew_agent_start(ew_agent *a, ew_error *reterr)
         return ew_fail(reterr, EW_ENOMEM, "cannot start the thread that executes trials");
     }
     a->executing = true;
-    return EW_OK;
+    return ew__learner_start(a, reterr);
 }
 
 void ew_agent_stop(ew_agent *a)
@@ -554,6 +562,7 @@ void ew_agent_stop(ew_agent *a)
         (void)pthread_join(a->executor, NULL);
         a->executing = false;
     }
+    ew__learner_stop(a);
 }
 
 void ew_agent_free(ew_agent **pa)
@@ -575,6 +584,7 @@ void ew_agent_free(ew_agent **pa)
     (void)pthread_mutex_destroy(&a->wake_lock);
     (void)pthread_cond_destroy(&a->wake);
     (void)pthread_mutex_destroy(&a->now.lock);
+    ew__learner_release(a);
     ew_free(a);
     *pa = NULL;
 }

@@ -12,11 +12,31 @@
 #include <jansson.h>
 
 #include "agentd/home.h"
+#include "agentd/schedule.h"
 #include "base/progress.h"
 #include "base/status.h"
 #include "domain/plan.h"
 
 typedef struct ew_agent ew_agent;
+
+/* How learning from the profile is done. */
+typedef enum ew_learn_mode {
+    EW_LEARN_ANEW,   /* from the plain model, with all of the history */
+    EW_LEARN_UPDATE, /* goes on from what is served with what is new and a replay of what is old (replay.h); anew when nothing of the plan's kind is served */
+    EW_LEARN_AUTO    /* an update when at most a quarter is new */
+} ew_learn_mode;
+
+typedef struct ew_learn_opt {
+    const char *task;   /* "custom", "custom-classify", …; NULL = custom */
+    double max_seconds; /* 0 = what the plan says; so for the next one */
+    double max_joules;
+    double max_temperature_c; /* 0 = none */
+    bool only_on_mains;
+    bool use_last_plan; /* do not ask the coordinator */
+    ew_learn_mode mode;
+    double replay; /* old items for each new one; 0 = as many */
+    uint64_t seed;
+} ew_learn_opt;
 
 typedef struct ew_agent_opt {
     const char *dir;
@@ -30,6 +50,9 @@ typedef struct ew_agent_opt {
     uint32_t keepalive_ms;       /* 0 = what the coordinator says */
     uint32_t backoff_cap_ms;     /* 0 = 300 s */
     const char *capture;         /* file that gets a copy of all traffic, decrypted (session/client.h); NULL = none */
+    ew_schedule schedule;        /* of learning by itself, once started */
+    bool scheduled;              /* schedule is to be heeded */
+    ew_learn_opt learn;          /* what learning by itself does; task NULL = the one that is served */
 } ew_agent_opt;
 
 /* Takes the lock, probes the machine unless DIR/caps.json fits this software. EW_ENOENT: not enrolled; EW_ECONFLICT: another process has DIR. */
@@ -58,16 +81,37 @@ ew_status ew_agent_status(ew_agent *a, json_t **ret_status, ew_error *reterr) EW
 /* Remembers the user's decision; tells the coordinator at the next connect. */
 ew_status ew_agent_consent(ew_agent *a, bool offload, ew_error *reterr) EW_MUST_CHECK;
 
-typedef struct ew_learn_opt {
-    const char *task;   /* "custom", "custom-classify", …; NULL = custom */
-    double max_seconds; /* 0 = what the plan says */
-    bool use_last_plan; /* do not ask the coordinator */
-    uint64_t seed;
-} ew_learn_opt;
 /* Plans (or takes the last plan when the coordinator cannot be reached), fetches the model, learns from the profile, decides on validation items whether
- * the result replaces what is served, reports scalars. *ret_report: plan, measures, decision. EW_EREMOTE: no plan yet and no coordinator. */
+ * the result replaces what is served (it has to beat the plain model and what is served today), reports scalars. *ret_report: plan, measures, decision:
+ * "new", "kept" (what is served stays) or "plain". One learning at a time: EW_ECONFLICT. EW_EREMOTE: no plan yet and no coordinator. Whatever fails, what is
+ * served stays. A paused learning waits here; EW_ECANCELLED when it was stopped or the caller's progress said so. */
 ew_status ew_agent_learn(ew_agent *a, const ew_learn_opt *opt, const ew_progress *progress, json_t **ret_report,
                          ew_error *reterr) EW_MUST_CHECK;
+/* Pause: the worker saves its state and ends, its memory is free; resume goes on from there, also after the agent was killed meanwhile. Stop gives
+ * the learning up; its checkpoint is used by the next one that learns the same. EW_ENOENT when there is nothing to pause, resume or stop. A resume without
+ * an executor thread (ew_agent_start) learns in this call. *ret: {"state"}. */
+typedef enum ew_learn_order {
+    EW_LEARN_PAUSE,
+    EW_LEARN_RESUME,
+    EW_LEARN_STOP
+} ew_learn_order;
+ew_status ew_agent_learn_order(ew_agent *a, ew_learn_order order, const ew_progress *progress, json_t **ret,
+                               ew_error *reterr) EW_MUST_CHECK;
+/* The same for signals: no answer, nothing when there is nothing to do. */
+void ew_agent_learn_signal(ew_agent *a, bool pause);
+
+/* The adapters of the vault, which are served, and what can be gone back to. */
+ew_status ew_agent_adapters(ew_agent *a, json_t **ret, ew_error *reterr) EW_MUST_CHECK;
+/* Serves it from now on for its task; EW_ECONFLICT when it is flagged, EW_ENOENT when its model is not here. */
+ew_status ew_agent_adapter_use(ew_agent *a, uint64_t id, json_t **ret, ew_error *reterr) EW_MUST_CHECK;
+/* Back to what was served before (served.h). task NULL = the default's. */
+ew_status ew_agent_adapter_rollback(ew_agent *a, const char *task, json_t **ret, ew_error *reterr) EW_MUST_CHECK;
+/* EW_ECONFLICT when it is served. */
+ew_status ew_agent_adapter_remove(ew_agent *a, uint64_t id, ew_error *reterr) EW_MUST_CHECK;
+/* The adapter (0 = the one that is served) merged into its base: a GGUF file of its own, in the base's types or in F16. */
+ew_status ew_agent_adapter_merge(ew_agent *a, uint64_t id, const char *out_path, bool keep_types,
+                                 const ew_progress *progress, ew_error *reterr) EW_MUST_CHECK;
+
 /* A plan alone. */
 ew_status ew_agent_plan(ew_agent *a, const char *task, ew_plan **ret_plan, bool *ret_fresh,
                         ew_error *reterr) EW_MUST_CHECK;
@@ -77,6 +121,8 @@ typedef struct ew_chat_opt {
     /* The prompt is put into the served task's format; before anything was learnt, into the model's own chat template if it has one. */
     bool raw;           /* the prompt as it is, without these formats */
     bool plain;         /* without the personal adapter */
+    const char *task;   /* as it was learned for this task; NULL = as it was learned last */
+    uint64_t adapter;   /* with this adapter of the vault, in its task's format; 0 = the one that is served */
     uint32_t max_tok;   /* 0 = the task's */
     double temperature; /* 0 = greedy */
     uint64_t seed;

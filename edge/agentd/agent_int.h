@@ -6,8 +6,10 @@
 #include <stdatomic.h>
 
 #include "agentd/agent.h"
+#include "agentd/served.h"
 #include "agentd/spool.h"
 #include "agentd/worker.h"
+#include "agentd/yield.h"
 #include "domain/device.h"
 #include "session/client.h"
 #include "sys/file.h"
@@ -19,7 +21,7 @@
 
 struct ew_agent {
     ew_agent_opt opt; /* strings are copies, released with the agent */
-    char *strings[7]; /* those copies */
+    char *strings[8]; /* those copies */
     ew_home home;
     ew_dir_lock *lock;
     ew_device_caps *caps;
@@ -30,6 +32,35 @@ struct ew_agent {
     atomic_ullong
         worker_bytes; /* what the worker that runs takes: its limit, or its own prediction once it told; 0 = none runs */
     atomic_uint n_answers; /* names the files of answers */
+
+    ew_yield yield; /* answers against the worker */
+
+    /* Learning from the profile: learner.c. */
+    struct {
+        pthread_mutex_t lock; /* guards all of it */
+        pthread_cond_t changed;
+        enum {
+            EW__LEARN_IDLE,
+            EW__LEARN_RUNNING,
+            EW__LEARN_PAUSED
+        } state;           /* as DIR/learn.json has it */
+        bool held;         /* a call is at it; else RUNNING was cut off and goes on when the learner comes to it */
+        bool pause, stop;  /* asked for */
+        unsigned give_way; /* answers that need the worker's memory */
+        json_t *options;   /* of that learning, as a request */
+        json_t *last;      /* how the last one ended; NULL = none */
+        json_t *report;    /* of the last one; NULL when it failed */
+        ew_status last_code;
+        uint64_t n_ended;
+        json_t *known; /* by task: last item of the profile that a learning has seen */
+        ew_schedule_memory memory;
+        uint64_t began_mono_ms, failed_mono_ms;
+        uint32_t n_failed;
+        ew_schedule_verdict verdict;
+        pthread_t thread;
+        bool started; /* the thread exists */
+    } learning;
+    uint64_t start_mono_ms;
 
     pthread_t executor;
     bool executing; /* the thread exists */
@@ -63,6 +94,30 @@ uint64_t ew__agent_worker_limit(const ew_agent *a);
 ew_status ew__agent_work(ew_agent *a, ew_worker_job *job, const ew_progress *progress, ew_worker_outcome *ret_outcome,
                          ew_error *reterr) EW_MUST_CHECK;
 void ew__agent_now(ew_agent *a, const char *what);
+void ew__agent_now_progress(ew_agent *a, const ew_progress_info *info);
+/* One learning under the plan, from the model to what is served. The lock `heavy` is held. */
+ew_status ew__agent_learn_once(ew_agent *a, const ew_plan *plan, bool fresh, const ew_learn_opt *opt,
+                               const ew_progress *progress, json_t **ret_report, ew_error *reterr) EW_MUST_CHECK;
+ew_status ew__agent_learn_plan(ew_agent *a, const ew_learn_opt *opt, ew_plan **ret_plan, bool *ret_fresh,
+                               ew_error *reterr) EW_MUST_CHECK;
+/* What is served for the task over this base and can be used; false when it is the plain model. The lock vault_lock is held. */
+bool ew__agent_served(ew_agent *a, const char *task, const char *model, ew_served *ret_served,
+                      ew_vault_adapter *ret_meta);
+/* From a request; strings are borrowed. EW_EINVAL, EW_ECORRUPT. */
+ew_status ew__learn_opt_read(const json_t *j, ew_learn_opt *ret_opt, ew_error *reterr) EW_MUST_CHECK;
+/* Makes the locks. */
+void ew__learner_init(ew_agent *a);
+/* Reads DIR/learn.json; the home is open. */
+void ew__learner_load(ew_agent *a);
+void ew__learner_release(ew_agent *a);
+ew_status ew__learner_start(ew_agent *a, ew_error *reterr) EW_MUST_CHECK;
+void ew__learner_stop(ew_agent *a);
+/* An answer needs the memory of the worker that learns: it ends at its checkpoint and goes on when the answer is given. */
+void ew__learner_give_way(ew_agent *a, bool begin);
+json_t *ew__learner_status(ew_agent *a);
+/* An adapter of the vault as a file on tmpfs, for as short as possible. */
+ew_status ew__agent_adapter_file(ew_agent *a, uint64_t id, const char *name, char ret_path[static EW_HOME_PATH_MAX],
+                                 ew_error *reterr) EW_MUST_CHECK;
 /* Measures "link.bytes_out" and "link.bytes_in": all frames of this process so far. */
 void ew__agent_add_traffic(ew_agent *a, ew_trial_result *result);
 

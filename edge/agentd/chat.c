@@ -26,11 +26,14 @@ typedef struct chat {
     char model_hex[2 * EW_SHA256_BYTES + 1];
     char task_name[EW_TASK_NAME_SIZE];
     uint32_t rag_k;
-    bool heavy;   /* no worker starts while this answer is made */
-    bool adapted; /* what was chosen has an adapter */
-    bool decided; /* something was chosen: for the task's format, in which it was tuned and measured */
+    bool heavy;       /* no worker starts while this answer is made */
+    bool gave_way;    /* a learning made room */
+    bool first;       /* the worker is stopped for this answer */
+    uint64_t adapter; /* of what was chosen; 0 = none */
+    bool decided;     /* something was chosen: for the task's format, in which it was tuned and measured */
     ew_model *model;
     ew_adapter *lora;
+    ew_model *tuned; /* the model to run: with an adapter that replaces weights another one */
     ew_items items;
     ew_task *task;
     ew_prompter *prompter;
@@ -50,6 +53,7 @@ static void chat_release(chat *c)
 {
     ew_split_session_free(&c->split);
     ew_session_free(&c->s);
+    ew_model_unref(&c->tuned);
     ew_adapter_free(&c->lora);
     ew_prompter_free(&c->prompter);
     ew_task_free(&c->task);
@@ -57,8 +61,14 @@ static void chat_release(chat *c)
     ew_tokens_release(&c->prompt);
     ew_model_unref(&c->model);
     ew_pool_free(&c->pool);
+    if (c->first) {
+        ew_yield_end(&c->a->yield);
+    }
     if (c->heavy) {
         (void)pthread_mutex_unlock(&c->a->heavy);
+    }
+    if (c->gave_way) {
+        ew__learner_give_way(c->a, false);
     }
 }
 
@@ -82,55 +92,89 @@ static ew_status pick_any_model(chat *c, ew_error *reterr)
     return found ? EW_OK : ew_fail(reterr, EW_ENOENT, "no model is on this device yet. HINT: edgewise-agent learn");
 }
 
+/* What is served for the request: the adapter it names, its task, or what was chosen last. EW_ENOENT: nothing was chosen. */
+static ew_status choose(const chat *c, ew_served *ret, ew_error *reterr)
+{
+    ew_agent *a = c->a;
+    ew_vault_adapter meta;
+    ew_served s = {0};
+    (void)pthread_mutex_lock(&a->vault_lock);
+    ew_status st = c->opt->adapter != 0 ? ew_vault_adapter_get(a->vault, c->opt->adapter, &meta, reterr)
+                                        : ew_served_get(&a->home, c->opt->task, &s, reterr);
+    (void)pthread_mutex_unlock(&a->vault_lock);
+    EW_TRY(st);
+    if (c->opt->adapter != 0) {
+        s = (ew_served){.rag_k = meta.rag_k, .adapter = meta.id};
+        (void)ew_str_copy(s.model, sizeof(s.model), meta.base_sha256);
+        (void)ew_str_copy(s.task, sizeof(s.task), meta.task);
+        if (c->opt->task != NULL && !ew_str_eq(c->opt->task, meta.task)) {
+            return ew_fail(reterr, EW_ECONFLICT, "adapter %llu belongs to the task %s", (unsigned long long)meta.id,
+                           meta.task);
+        }
+    }
+    *ret = s;
+    return EW_OK;
+}
+
 static ew_status read_active(chat *c, ew_error *reterr)
 {
-    EW_AUTO_JSON j = NULL;
-    const char *model = NULL;
-    const char *task = NULL;
-    const char *method = "";
-    int64_t k = 0;
+    ew_served s;
+    ew_error err = EW_ERROR_INIT;
     (void)ew_str_copy(c->task_name, sizeof(c->task_name), "custom");
-    ew_status st = ew_home_read_json(&c->a->home, "active.json", &j, reterr);
-    if (st == EW_ENOENT) {
-        st = pick_any_model(c, reterr);
-    } else if (st == EW_OK) {
+    ew_status st = choose(c, &s, &err);
+    if (st == EW_OK) {
         c->decided = true;
-        EW_TRY(ew_json_get_str(j, "active.json", "model", &model, reterr));
-        EW_TRY(ew_json_get_str(j, "active.json", "task", &task, reterr));
-        EW_TRY(ew_json_opt_str(j, "active.json", "method", &method, reterr));
-        EW_TRY(ew_json_opt_i64(j, "active.json", "rag_k", 0, 64, &k, reterr));
-        if (!ew_hex_decode(model, c->model_sha256, EW_SHA256_BYTES) ||
-            !ew_str_copy(c->task_name, sizeof(c->task_name), task)) {
-            return ew_fail(reterr, EW_ECORRUPT, "active.json is damaged. HINT: edgewise-agent learn");
-        }
-        c->rag_k = (uint32_t)k;
-        c->adapted =
-            ew_str_eq(method, ew_method_name(EW_METHOD_LORA)) || ew_str_eq(method, ew_method_name(EW_METHOD_LORA_RAG));
+        (void)ew_str_copy(c->task_name, sizeof(c->task_name), s.task);
+        c->rag_k = s.rag_k;
+        c->adapter = s.adapter;
+        st = ew_hex_decode(s.model, c->model_sha256, EW_SHA256_BYTES)
+                 ? EW_OK
+                 : ew_fail(reterr, EW_ECORRUPT, "the hash of the served model is damaged. HINT: edgewise-agent learn");
+    } else if (st == EW_ENOENT && c->opt->adapter == 0 && c->opt->task == NULL) {
+        st = pick_any_model(c, reterr);
+    } else {
+        (void)ew_fail(reterr, st, "%s", err.msg);
     }
     ew_hex_encode(c->model_sha256, EW_SHA256_BYTES, c->model_hex);
     return st;
 }
 
-/* The adapter leaves the vault only as a file on tmpfs that is gone at once; every answer has its own. */
-static ew_status load_adapter(chat *c, ew_error *reterr)
+/* One that learned from what was forgotten is not used: without it, unless the request named it. */
+static ew_status usable_adapter(const chat *c, uint64_t *ret_id, ew_error *reterr)
 {
     ew_vault_adapter meta;
-    char name[32];
-    char path[EW_HOME_PATH_MAX];
-    (void)snprintf(name, sizeof(name), "served-%u.gguf", atomic_fetch_add(&c->a->n_answers, 1));
-    EW_AUTO_BUF file = {.max = 256 * EW_MIB};
+    *ret_id = 0;
     (void)pthread_mutex_lock(&c->a->vault_lock);
-    ew_status st = ew_vault_adapter_active(c->a->vault, c->task_name, c->model_hex, &meta, reterr);
-    if (st == EW_OK) {
-        st = ew_vault_adapter_read(c->a->vault, meta.id, &file, reterr);
-    }
+    ew_status st = c->adapter == EW_SERVED_UNSAID
+                       ? ew_vault_adapter_active(c->a->vault, c->task_name, c->model_hex, &meta, reterr)
+                       : ew_vault_adapter_get(c->a->vault, c->adapter, &meta, reterr);
     (void)pthread_mutex_unlock(&c->a->vault_lock);
     if (st == EW_ENOENT) {
         return EW_OK;
     }
     EW_TRY(st);
-    EW_TRY(ew_file_replace(ew_home_runtime_path(&c->a->home, name, path), file.data, file.size, 0600, reterr));
-    st = ew_adapter_load_gguf(path, c->model, &c->lora, reterr);
+    if (meta.flagged && c->opt->adapter != 0) {
+        return ew_fail(reterr, EW_ECONFLICT,
+                       "adapter %llu learned from items that were forgotten since. HINT: edgewise-agent learn",
+                       (unsigned long long)meta.id);
+    }
+    *ret_id = meta.flagged || !ew_str_eq(meta.base_sha256, c->model_hex) ? 0 : meta.id;
+    return EW_OK;
+}
+
+/* The adapter leaves the vault only as a file on tmpfs that is gone at once; every answer has its own. */
+static ew_status load_adapter(chat *c, ew_error *reterr)
+{
+    char name[32];
+    char path[EW_HOME_PATH_MAX];
+    uint64_t id = 0;
+    EW_TRY(usable_adapter(c, &id, reterr));
+    if (id == 0) {
+        return EW_OK;
+    }
+    (void)snprintf(name, sizeof(name), "served-%u.gguf", atomic_fetch_add(&c->a->n_answers, 1));
+    EW_TRY(ew__agent_adapter_file(c->a, id, name, path, reterr));
+    ew_status st = ew_adapter_load_gguf(path, c->model, &c->lora, reterr);
     ew_status removed = ew_file_remove(path, st == EW_OK ? reterr : NULL);
     return st == EW_OK ? removed : st;
 }
@@ -190,20 +234,22 @@ static ew_status session_limit(const chat *c, uint64_t worker_bytes, uint64_t *r
     return EW_OK;
 }
 
-/* Beside a worker when both fit, else when it is done. */
+/* Beside a worker when both fit, else when it is done; a learning comes to its checkpoint and makes room. */
 static ew_status open_session(chat *c, ew_session_opt *opt, ew_error *reterr)
 {
     uint64_t worker = c->heavy ? 0 : atomic_load(&c->a->worker_bytes);
     if (c->a->opt.memory_limit_bytes != 0 && !c->heavy) {
         EW_TRY(session_limit(c, worker, &opt->memory_limit_bytes, reterr));
-        if (worker != 0 && ew_session_new(c->model, opt, &c->s, NULL) == EW_OK) {
+        if (worker != 0 && ew_session_new(c->tuned != NULL ? c->tuned : c->model, opt, &c->s, NULL) == EW_OK) {
             return EW_OK;
         }
+        ew__learner_give_way(c->a, true);
+        c->gave_way = true;
         (void)pthread_mutex_lock(&c->a->heavy);
         c->heavy = true;
     }
     EW_TRY(session_limit(c, 0, &opt->memory_limit_bytes, reterr));
-    return ew_session_new(c->model, opt, &c->s, reterr);
+    return ew_session_new(c->tuned != NULL ? c->tuned : c->model, opt, &c->s, reterr);
 }
 
 static ew_status make_session(chat *c, ew_error *reterr)
@@ -232,8 +278,11 @@ static ew_status load(chat *c, ew_error *reterr)
     if (ew_model_tokenizer(c->model) == NULL) {
         return ew_fail(reterr, EW_EUNSUPPORTED, "the model has no tokenizer");
     }
-    if (!c->opt->plain && c->adapted) {
+    if (!c->opt->plain && c->adapter != 0) {
         EW_TRY(load_adapter(c, reterr));
+    }
+    if (c->lora != NULL) {
+        EW_TRY(ew_adapter_model(c->lora, c->model, &c->tuned, reterr));
     }
     EW_TRY(load_prompt(c, reterr));
     return make_session(c, reterr);
@@ -366,6 +415,7 @@ static ew_status write_ledger(chat *c, const ew_split_stats *s, ew_error *reterr
 static bool on_generated(const char *text, size_t size, void *ctx)
 {
     chat *c = ctx;
+    ew_yield_tick(&c->a->yield);
     /* A task's answer is " " + text: the blank belongs to the format. */
     while (c->task != NULL && !c->told && size > 0 && *text == ' ') {
         text++;
@@ -482,6 +532,11 @@ ew_status ew_agent_chat(ew_agent *a, const ew_chat_opt *opt, ew_chat_text_fn on_
     }
     c.heavy = a->opt.memory_limit_bytes != 0 && pthread_mutex_trylock(&a->heavy) == 0;
     ew_status st = load(&c, reterr);
+    if (st == EW_OK) {
+        /* Only now: until here it may have waited for the worker. */
+        ew_yield_begin(&a->yield);
+        c.first = true;
+    }
     if (st == EW_OK && opt->offload) {
         st = open_offload(&c, reterr);
     }

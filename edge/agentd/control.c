@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agentd/agent_int.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "record/record.h"
@@ -26,14 +27,54 @@
 
 static ew_status run_learn(ew_agent *a, const json_t *req, const ew_control_view *view, json_t **ret, ew_error *reterr)
 {
-    ew_learn_opt opt = {0};
-    int64_t seed = 1;
-    EW_TRY(ew_json_opt_str(req, "learn", "task", &opt.task, reterr));
-    EW_TRY(ew_json_opt_f64(req, "learn", "max_seconds", &opt.max_seconds, reterr));
-    EW_TRY(ew_json_opt_bool(req, "learn", "use_last_plan", &opt.use_last_plan, reterr));
-    EW_TRY(ew_json_opt_i64(req, "learn", "seed", 0, INT64_MAX, &seed, reterr));
-    opt.seed = (uint64_t)seed;
+    static const char *const orders[] = {"pause", "resume", "stop"};
+    ew_learn_opt opt;
+    const char *order = NULL;
+    EW_TRY(ew_json_opt_str(req, "learn", "order", &order, reterr));
+    for (size_t i = 0; order != NULL && i < EW_COUNT(orders); i++) {
+        if (strcmp(order, orders[i]) == 0) {
+            return ew_agent_learn_order(a, (ew_learn_order)i, &view->progress, ret, reterr);
+        }
+    }
+    if (order != NULL) {
+        return ew_fail(reterr, EW_EINVAL, "unknown order '%.32s': pause, resume or stop", order);
+    }
+    EW_TRY(ew__learn_opt_read(req, &opt, reterr));
     return ew_agent_learn(a, &opt, &view->progress, ret, reterr);
+}
+
+static ew_status run_adapter(ew_agent *a, const json_t *req, const ew_control_view *view, json_t **ret,
+                             ew_error *reterr)
+{
+    const char *what = NULL;
+    const char *task = NULL;
+    const char *out = NULL;
+    int64_t id = 0;
+    bool keep_types = false;
+    EW_TRY(ew_json_get_str(req, "adapter", "do", &what, reterr));
+    EW_TRY(ew_json_opt_i64(req, "adapter", "id", 0, INT64_MAX, &id, reterr));
+    EW_TRY(ew_json_opt_str(req, "adapter", "task", &task, reterr));
+    EW_TRY(ew_json_opt_str(req, "adapter", "out", &out, reterr));
+    EW_TRY(ew_json_opt_bool(req, "adapter", "keep_types", &keep_types, reterr));
+    if (strcmp(what, "list") == 0) {
+        return ew_agent_adapters(a, ret, reterr);
+    }
+    if (strcmp(what, "rollback") == 0) {
+        return ew_agent_adapter_rollback(a, task, ret, reterr);
+    }
+    if (strcmp(what, "use") == 0) {
+        return ew_agent_adapter_use(a, (uint64_t)id, ret, reterr);
+    }
+    if (strcmp(what, "remove") == 0) {
+        EW_TRY(ew_agent_adapter_remove(a, (uint64_t)id, reterr));
+    } else if (strcmp(what, "merge") == 0 && out != NULL) {
+        EW_TRY(ew_agent_adapter_merge(a, (uint64_t)id, out, keep_types, &view->progress, reterr));
+    } else {
+        return ew_fail(reterr, EW_EINVAL, "unknown order '%.32s': list, use, rollback, remove or merge (with out)",
+                       what);
+    }
+    *ret = json_object();
+    return *ret != NULL ? EW_OK : ew_fail(reterr, EW_ENOMEM, "out of memory for an answer");
 }
 
 static ew_status run_plan(ew_agent *a, const json_t *req, json_t **ret, ew_error *reterr)
@@ -67,6 +108,7 @@ static ew_status run_chat(ew_agent *a, const json_t *req, const ew_control_view 
     ew_chat_opt opt = {0};
     int64_t max_tok = 0;
     int64_t seed = 0;
+    int64_t adapter = 0;
     EW_TRY(ew_json_get_str(req, "chat", "prompt", &opt.prompt, reterr));
     EW_TRY(ew_json_opt_bool(req, "chat", "raw", &opt.raw, reterr));
     EW_TRY(ew_json_opt_bool(req, "chat", "plain", &opt.plain, reterr));
@@ -74,10 +116,13 @@ static ew_status run_chat(ew_agent *a, const json_t *req, const ew_control_view 
     EW_TRY(ew_json_opt_bool(req, "chat", "exact", &opt.exact, reterr));
     EW_TRY(ew_json_opt_bool(req, "chat", "compare", &opt.compare, reterr));
     EW_TRY(ew_json_opt_i64(req, "chat", "max_tok", 0, 1000000, &max_tok, reterr));
+    EW_TRY(ew_json_opt_str(req, "chat", "task", &opt.task, reterr));
+    EW_TRY(ew_json_opt_i64(req, "chat", "adapter", 0, INT64_MAX, &adapter, reterr));
     EW_TRY(ew_json_opt_i64(req, "chat", "seed", 0, INT64_MAX, &seed, reterr));
     EW_TRY(ew_json_opt_f64(req, "chat", "temperature", &opt.temperature, reterr));
     EW_TRY(read_layers(req, &opt, reterr));
     opt.max_tok = (uint32_t)max_tok;
+    opt.adapter = (uint64_t)adapter;
     opt.seed = (uint64_t)seed;
     return ew_agent_chat(a, &opt, view->on_text, view->text_ctx, ret, reterr);
 }
@@ -107,6 +152,9 @@ ew_status ew_control_run(ew_agent *a, const json_t *request, const ew_control_vi
     }
     if (strcmp(verb, "chat") == 0) {
         return run_chat(a, request, view, ret_result, reterr);
+    }
+    if (strcmp(verb, "adapter") == 0) {
+        return run_adapter(a, request, view, ret_result, reterr);
     }
     if (strcmp(verb, "consent") == 0) {
         return run_consent(a, request, ret_result, reterr);
@@ -168,6 +216,13 @@ static bool tell_progress(const ew_progress_info *info, void *ctx)
     }
     if (isfinite(info->left_s)) {
         (void)json_object_set_new(p, "left_s", json_real(info->left_s));
+    }
+    if (info->tok_per_s > 0) {
+        (void)json_object_set_new(p, "tok_per_s", json_real(info->tok_per_s));
+    }
+    if (info->joules > 0) {
+        (void)json_object_set_new(p, "joules", json_real(info->joules));
+        (void)json_object_set_new(p, "estimated", json_boolean(info->estimated));
     }
     if (send_json(c->fd, json_pack("{s:o}", "progress", p), NULL) != EW_OK) {
         c->broken = true;
@@ -365,6 +420,9 @@ static bool show_progress(const json_t *p, const ew_progress *progress)
         .total = (uint64_t)json_integer_value(json_object_get(p, "total")),
         .loss = json_is_number(loss) ? json_number_value(loss) : (double)NAN,
         .left_s = json_is_number(left) ? json_number_value(left) : (double)NAN,
+        .tok_per_s = json_number_value(json_object_get(p, "tok_per_s")),
+        .joules = json_number_value(json_object_get(p, "joules")),
+        .estimated = json_is_true(json_object_get(p, "estimated")),
     };
     return ew_progress_tell(progress, &info);
 }

@@ -1,6 +1,7 @@
 /* Local control of a running agent: a UNIX socket (mode 0600, same user only), one JSON object per line.
  *
- * Request: {"verb": "status" | "plan" | "learn" | "chat" | "consent", …options}. Answers: any number of {"progress": …} and {"text": "…"}, then one of
+ * Request: {"verb": "status" | "plan" | "learn" | "chat" | "adapter" | "consent", …options}; learn with "order": "pause" | "resume" | "stop", adapter with
+ * "do": "list" | "use" | "rollback" | "remove" | "merge". Answers: any number of {"progress": …} and {"text": "…"}, then one of
  * {"ok": …} or {"error": {"code", "message"}}. Each connection is one request. The same verbs run in the calling process when no agent runs: the
  * commands do not differ.
  * Locking: ew_control_* belong to the thread that opened them; each connection has a thread of its own. */

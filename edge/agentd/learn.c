@@ -18,6 +18,8 @@
 #define PLAN_CALL_MS 20000
 #define BYTES_PER_TOK 3.5 /* before a tokenizer is here; the planner's token counts are estimates anyway */
 #define DEFAULT_TASK "custom"
+#define ADAPTER_BYTES_MAX (256 * EW_MIB)
+#define UPDATE_SHARE 4 /* by itself it goes on with what is served as long as at most 1/4 is new */
 
 /* ---- facts about the profile: counts only, no text ---- */
 
@@ -142,64 +144,158 @@ ew_status ew_agent_plan(ew_agent *a, const char *task, ew_plan **ret_plan, bool 
     return EW_OK;
 }
 
+static uint32_t rag_k_of(const ew_trial_spec *spec)
+{
+    return !ew_method_retrieves(spec->method) ? 0 : spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
+}
+
+/* ---- what is served ---- */
+
+bool ew__agent_served(ew_agent *a, const char *task, const char *model, ew_served *ret_served,
+                      ew_vault_adapter *ret_meta)
+{
+    ew_served s;
+    ew_vault_adapter meta = {0};
+    if (ew_served_get(&a->home, task, &s, NULL) != EW_OK || !ew_str_eq(s.model, model)) {
+        return false;
+    }
+    if (s.adapter == EW_SERVED_UNSAID) {
+        bool adapted = ew_vault_adapter_active(a->vault, task, model, &meta, NULL) == EW_OK;
+        s.adapter = adapted ? meta.id : 0;
+    } else if (s.adapter != 0 && (ew_vault_adapter_get(a->vault, s.adapter, &meta, NULL) != EW_OK || meta.flagged ||
+                                  !ew_str_eq(meta.base_sha256, model))) {
+        return false;
+    }
+    *ret_served = s;
+    *ret_meta = meta;
+    return s.adapter != 0 || s.rag_k != 0;
+}
+
+ew_status ew__agent_adapter_file(ew_agent *a, uint64_t id, const char *name, char ret_path[static EW_HOME_PATH_MAX],
+                                 ew_error *reterr)
+{
+    EW_AUTO_BUF file = {.max = ADAPTER_BYTES_MAX};
+    (void)pthread_mutex_lock(&a->vault_lock);
+    ew_status st = ew_vault_adapter_read(a->vault, id, &file, reterr);
+    (void)pthread_mutex_unlock(&a->vault_lock);
+    EW_TRY(st);
+    return ew_file_replace(ew_home_runtime_path(&a->home, name, ret_path), file.data, file.size, 0600, reterr);
+}
+
 /* ---- learning ---- */
 
-static ew_status store_adapter(ew_agent *a, const ew_trial_spec *spec, const ew_worker_outcome *out,
-                               const ew_items *items, const char *path, uint64_t *ret_id, ew_error *reterr)
+/* One learning, from what it is told to what comes of it. */
+typedef struct learning {
+    ew_agent *a;
+    const ew_plan *plan;
+    const ew_learn_opt *opt;
+    bool fresh;
+    ew_trial_spec spec;
+    char model_hex[2 * EW_SHA256_BYTES + 1];
+    ew_items items;
+    uint64_t last_row; /* of the items */
+    bool has_served;
+    ew_served served; /* before */
+    ew_vault_adapter served_meta;
+    bool update;
+    ew_worker_outcome out;
+    const char *decision;
+    uint64_t adapter; /* stored; 0 = none */
+} learning;
+
+static ew_status store_adapter(learning *l, const char *path, ew_error *reterr)
 {
-    EW_AUTO_BUF file = {.max = 256 * EW_MIB};
-    ew_vault_adapter meta = {.score_base = ew_trial_result_mean(out->result, "base.val.score"),
-                             .score_adapter = ew_trial_result_mean(out->result, "val.score"),
-                             .nll_base = ew_trial_result_mean(out->result, "base.val.nll"),
-                             .nll_adapter = ew_trial_result_mean(out->result, "val.nll"),
+    const ew_trial_result *r = l->out.result;
+    EW_AUTO_BUF file = {.max = ADAPTER_BYTES_MAX};
+    ew_vault_adapter meta = {.score_base = ew_trial_result_mean(r, "base.val.score"),
+                             .score_adapter = ew_trial_result_mean(r, "val.score"),
+                             .nll_base = ew_trial_result_mean(r, "base.val.nll"),
+                             .nll_adapter = ew_trial_result_mean(r, "val.nll"),
+                             .rag_k = rag_k_of(&l->spec),
+                             .known_row = l->out.known_order,
+                             .parent = l->update ? l->served.adapter : 0,
                              .created_ms = ew_wall_ms()};
     EW_TRY(ew_file_read(path, file.max, &file, reterr));
-    (void)ew_str_copy(meta.task, sizeof(meta.task), spec->task);
-    (void)ew_str_copy(meta.method, sizeof(meta.method), ew_method_name(spec->method));
-    ew_hex_encode(spec->model_sha256, EW_SHA256_BYTES, meta.base_sha256);
-    uint64_t *rows = ew_calloc(EW_MAX(items->n, (size_t)1), sizeof(*rows));
+    (void)ew_str_copy(meta.task, sizeof(meta.task), l->spec.task);
+    (void)ew_str_copy(meta.method, sizeof(meta.method), ew_method_name(l->spec.method));
+    (void)ew_str_copy(meta.base_sha256, sizeof(meta.base_sha256), l->model_hex);
+    uint64_t *rows = ew_calloc(EW_MAX(l->items.n, (size_t)1), sizeof(*rows));
     if (rows == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for an adapter's origin");
     }
-    for (size_t i = 0; i < items->n; i++) {
-        rows[i] = items->item[i].order;
+    for (size_t i = 0; i < l->items.n; i++) {
+        rows[i] = l->items.item[i].order;
     }
-    (void)pthread_mutex_lock(&a->vault_lock);
-    ew_status st =
-        ew_vault_adapter_put(a->vault, &meta, rows, items->n, (ew_span){file.data, file.size}, ret_id, reterr);
-    (void)pthread_mutex_unlock(&a->vault_lock);
+    (void)pthread_mutex_lock(&l->a->vault_lock);
+    ew_status st = ew_vault_adapter_put(l->a->vault, &meta, rows, l->items.n, (ew_span){file.data, file.size},
+                                        &l->adapter, reterr);
+    (void)pthread_mutex_unlock(&l->a->vault_lock);
     ew_free(rows);
+    return st == EW_OK ? EW_OK : ew_wrap(reterr, st, "storing the adapter (what was served before is kept)");
+}
+
+/* On validation items: the new one when it beats the plain model and what is served; else what is served as long as it beats the plain model. */
+static const char *decide(const learning *l)
+{
+    if (l->out.better && l->out.beats_served) {
+        return "new";
+    }
+    return l->has_served && l->out.served_beats_base ? "kept" : "plain";
+}
+
+/* DIR/active.json is what counts; the vault's mark follows it. An item that was forgotten meanwhile has flagged the adapter: then it is not served. */
+static ew_status store_active(learning *l, ew_error *reterr)
+{
+    ew_agent *a = l->a;
+    bool is_new = ew_str_eq(l->decision, "new");
+    ew_served s = {.rag_k = is_new ? rag_k_of(&l->spec) : 0, .adapter = is_new ? l->adapter : 0};
+    if (ew_str_eq(l->decision, "kept")) {
+        return EW_OK;
+    }
+    (void)ew_str_copy(s.model, sizeof(s.model), l->model_hex);
+    (void)ew_str_copy(s.name, sizeof(s.name), l->plan->chosen.model_name);
+    (void)ew_str_copy(s.variant, sizeof(s.variant), l->spec.variant);
+    (void)ew_str_copy(s.task, sizeof(s.task), l->spec.task);
+    (void)ew_str_copy(s.method, sizeof(s.method), is_new ? ew_method_name(l->spec.method) : "none");
+    (void)pthread_mutex_lock(&a->vault_lock);
+    ew_status st = ew_vault_adapter_activate(a->vault, l->spec.task, l->model_hex, s.adapter, reterr);
+    if (st == EW_OK) {
+        st = ew_served_put(&a->home, &s, reterr);
+    }
+    (void)pthread_mutex_unlock(&a->vault_lock);
     return st;
 }
 
-/* What is served from now on: the personalised model when it was better on validation items, else the plain one. adapter: 0 = none; the last one's
- * place is then empty. Killed between the two steps, the device serves the plain model. */
-static ew_status store_active(ew_agent *a, const ew_plan *plan, const ew_trial_spec *spec, bool better,
-                              uint64_t adapter, ew_error *reterr)
+/* What neither is served nor can be gone back to. Failing is no harm: the next time. */
+static void prune(const learning *l)
 {
-    char model[2 * EW_SHA256_BYTES + 1];
-    ew_hex_encode(spec->model_sha256, EW_SHA256_BYTES, model);
-    (void)pthread_mutex_lock(&a->vault_lock);
-    ew_status st = ew_vault_adapter_activate(a->vault, spec->task, model, better ? adapter : 0, reterr);
-    (void)pthread_mutex_unlock(&a->vault_lock);
-    EW_TRY(st);
-    uint32_t k = spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
-    EW_AUTO_JSON j =
-        json_pack("{s:s,s:s,s:s,s:s,s:s,s:I}", "model", model, "name", plan->chosen.model_name, "variant",
-                  spec->variant, "task", spec->task, "method", better ? ew_method_name(spec->method) : "none", "rag_k",
-                  (json_int_t)(better && ew_method_retrieves(spec->method) ? k : 0));
-    return ew_home_write_json(&a->home, "active.json", j, reterr);
+    ew_error err = EW_ERROR_INIT;
+    uint64_t keep[EW_SERVED_BEFORE + 2];
+    size_t n = 0;
+    size_t removed = 0;
+    (void)pthread_mutex_lock(&l->a->vault_lock);
+    ew_status st = ew_served_adapters(&l->a->home, l->spec.task, keep, &n, &err);
+    keep[n++] = l->adapter;
+    if (st == EW_OK) {
+        st = ew_vault_adapter_prune(l->a->vault, l->spec.task, keep, n, &removed, &err);
+    }
+    (void)pthread_mutex_unlock(&l->a->vault_lock);
+    if (st != EW_OK) {
+        ew__agent_event(l->a, "prune-failed", "%s", err.msg);
+    }
 }
 
-static ew_status learn_report(const ew_plan *plan, bool fresh, const ew_worker_outcome *out, json_t **ret_report,
-                              ew_error *reterr)
+static ew_status learn_report(const learning *l, json_t **ret_report, ew_error *reterr)
 {
     EW_AUTO_JSON p = NULL;
     EW_AUTO_JSON r = NULL;
-    EW_TRY(ew_record_from_plan(plan, &p, reterr));
-    EW_TRY(ew_record_from_result(out->result, &r, reterr));
-    json_t *j = json_pack("{s:O,s:b,s:O,s:b,s:b}", "plan", p, "plan_is_fresh", fresh, "result", r, "better",
-                          out->better, "adapter", out->has_adapter);
+    EW_TRY(ew_record_from_plan(l->plan, &p, reterr));
+    EW_TRY(ew_record_from_result(l->out.result, &r, reterr));
+    json_t *j =
+        json_pack("{s:O,s:b,s:O,s:b,s:b,s:s,s:b,s:I,s:s,s:b,s:b,s:I}", "plan", p, "plan_is_fresh", l->fresh, "result",
+                  r, "better", ew_str_eq(l->decision, "new"), "adapter", l->out.has_adapter, "decision", l->decision,
+                  "update", l->update, "adapter_id", (json_int_t)l->adapter, "stop", l->out.stop_reason, "diverged",
+                  l->out.diverged, "unfinished", l->out.unfinished, "known", (json_int_t)l->last_row);
     if (j == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for a report");
     }
@@ -207,8 +303,11 @@ static ew_status learn_report(const ew_plan *plan, bool fresh, const ew_worker_o
     return EW_OK;
 }
 
-static void spec_of_plan(const ew_plan *plan, const ew_learn_opt *opt, ew_trial_spec *s)
+static void spec_of_plan(learning *l)
 {
+    const ew_plan *plan = l->plan;
+    const ew_learn_opt *opt = l->opt;
+    ew_trial_spec *s = &l->spec;
     *s = (ew_trial_spec){
         .method = plan->chosen.method, .settings = plan->chosen.settings, .budget = plan->budget, .seed = opt->seed};
     /* One plan on one profile is one trial: a learning that was killed goes on from its checkpoint. */
@@ -217,79 +316,117 @@ static void spec_of_plan(const ew_plan *plan, const ew_learn_opt *opt, ew_trial_
     (void)ew_str_copy(s->source, sizeof(s->source), "profile");
     memcpy(s->model_sha256, plan->chosen.model_sha256, sizeof(s->model_sha256));
     (void)ew_str_copy(s->variant, sizeof(s->variant), plan->chosen.variant);
-    if (opt->max_seconds > 0) {
-        s->budget.seconds = opt->max_seconds;
-    }
+    s->budget.seconds = opt->max_seconds > 0 ? opt->max_seconds : s->budget.seconds;
+    s->budget.joules = opt->max_joules > 0 ? opt->max_joules : s->budget.joules;
+    s->budget.mains_only = s->budget.mains_only || opt->only_on_mains;
+    ew_hex_encode(s->model_sha256, EW_SHA256_BYTES, l->model_hex);
 }
 
-static ew_status learn_locked(ew_agent *a, const ew_plan *plan, bool fresh, const ew_learn_opt *opt,
-                              const ew_progress *progress, json_t **ret_report, ew_error *reterr)
+/* The profile and what is served, of one moment. */
+static ew_status load_state(learning *l, ew_error *reterr)
+{
+    ew_agent *a = l->a;
+    (void)pthread_mutex_lock(&a->vault_lock);
+    ew_status st = ew_vault_items(a->vault, &l->items, reterr);
+    l->has_served = st == EW_OK && ew__agent_served(a, l->spec.task, l->model_hex, &l->served, &l->served_meta);
+    (void)pthread_mutex_unlock(&a->vault_lock);
+    EW_TRY(st);
+    size_t n_new = 0;
+    for (size_t i = 0; i < l->items.n; i++) {
+        l->last_row = EW_MAX(l->last_row, l->items.item[i].order);
+        n_new += l->items.item[i].order > l->served_meta.known_row;
+    }
+    bool can = l->has_served && l->served.adapter != 0 && l->served_meta.known_row > 0 &&
+               ew_method_trains(l->spec.method) && ew_str_eq(l->served_meta.method, ew_method_name(l->spec.method));
+    l->update = can && (l->opt->mode == EW_LEARN_UPDATE ||
+                        (l->opt->mode == EW_LEARN_AUTO && n_new * UPDATE_SHARE <= l->items.n));
+    return EW_OK;
+}
+
+static ew_status work(learning *l, const char *model, const char *adapter, const ew_progress *progress,
+                      ew_error *reterr)
+{
+    ew_agent *a = l->a;
+    char served[EW_HOME_PATH_MAX] = "";
+    ew_worker_job job = {.spec = &l->spec,
+                         .model_path = model,
+                         .items = &l->items,
+                         .work_dir = a->home.runtime,
+                         .adapter_path = adapter,
+                         .kern = a->opt.kern,
+                         .caps = a->caps,
+                         .n_threads = a->opt.n_threads,
+                         .has_served = l->has_served,
+                         .served_rag_k = l->has_served ? l->served.rag_k : 0,
+                         .known_order = l->served_meta.known_row,
+                         .update = l->update,
+                         .replay = l->opt->replay,
+                         .max_temperature_c = l->opt->max_temperature_c};
+    if (l->has_served && l->served.adapter != 0) {
+        EW_TRY(ew__agent_adapter_file(a, l->served.adapter, "learn-served.gguf", served, reterr));
+        job.served_path = served;
+    }
+    ew_status st = ew__agent_work(a, &job, progress, &l->out, reterr);
+    if (served[0] != '\0') {
+        ew_status removed = ew_file_remove(served, st == EW_OK ? reterr : NULL);
+        st = st == EW_OK ? removed : st;
+    }
+    EW_TRY(st);
+    return l->out.result->code == EW_OK ? EW_OK : ew_fail(reterr, l->out.result->code, "%s", l->out.result->detail);
+}
+
+/* Adapter, decision, evidence. */
+static ew_status conclude(learning *l, const char *adapter, json_t **ret_report, ew_error *reterr)
+{
+    ew_agent *a = l->a;
+    ew_status st = l->out.has_adapter ? store_adapter(l, adapter, reterr) : EW_OK;
+    if (st == EW_OK) {
+        l->decision = decide(l);
+        st = store_active(l, reterr);
+    }
+    EW_TRY(st);
+    prune(l);
+    /* Scalars only: evidence for the planner, sent when the coordinator is there. */
+    l->out.result->has_spec = true;
+    l->out.result->spec = l->spec;
+    ew__agent_add_traffic(a, l->out.result);
+    EW_TRY(ew_spool_finish(&a->home, l->out.result, reterr));
+    ew__agent_wake(a);
+    return learn_report(l, ret_report, reterr);
+}
+
+ew_status ew__agent_learn_once(ew_agent *a, const ew_plan *plan, bool fresh, const ew_learn_opt *opt,
+                               const ew_progress *progress, json_t **ret_report, ew_error *reterr)
 {
     char model[EW_HOME_PATH_MAX];
     char adapter[EW_HOME_PATH_MAX];
-    EW_AUTO_ITEMS items = {0};
-    ew_worker_outcome out = {0};
-    ew_trial_spec spec;
-    uint64_t id = 0;
-    spec_of_plan(plan, opt, &spec);
-    EW_TRY(ew__agent_model(a, spec.model_sha256, progress, model, reterr));
-    (void)pthread_mutex_lock(&a->vault_lock);
-    ew_status st = ew_vault_items(a->vault, &items, reterr);
-    (void)pthread_mutex_unlock(&a->vault_lock);
-    EW_TRY(st);
-    ew_worker_job job = {.spec = &spec,
-                         .model_path = model,
-                         .items = &items,
-                         .work_dir = a->home.runtime,
-                         .adapter_path = ew_home_runtime_path(&a->home, "learned.gguf", adapter),
-                         .kern = a->opt.kern,
-                         .caps = a->caps,
-                         .n_threads = a->opt.n_threads};
-    EW_TRY(ew__agent_work(a, &job, progress, &out, reterr));
-    if (out.result->code != EW_OK) {
-        st = ew_fail(reterr, out.result->code, "%s", out.result->detail);
-    }
-    if (st == EW_OK && out.has_adapter) {
-        st = store_adapter(a, &spec, &out, &items, adapter, &id, reterr);
+    learning l = {.a = a, .plan = plan, .fresh = fresh, .opt = opt};
+    spec_of_plan(&l);
+    (void)ew_home_runtime_path(&a->home, "learned.gguf", adapter);
+    ew_status st = ew__agent_model(a, l.spec.model_sha256, progress, model, reterr);
+    if (st == EW_OK) {
+        st = load_state(&l, reterr);
     }
     if (st == EW_OK) {
-        st = store_active(a, plan, &spec, out.better, id, reterr);
+        st = work(&l, model, adapter, progress, reterr);
     }
-    if (out.has_adapter) {
+    if (st == EW_OK) {
+        st = conclude(&l, adapter, ret_report, reterr);
+    }
+    if (l.out.has_adapter) {
         ew_status removed = ew_file_remove(adapter, st == EW_OK ? reterr : NULL);
         st = st == EW_OK ? removed : st;
     }
-    if (st == EW_OK) {
-        /* Scalars only: evidence for the planner, sent when the coordinator is there. */
-        out.result->has_spec = true;
-        out.result->spec = spec;
-        ew__agent_add_traffic(a, out.result);
-        st = ew_spool_finish(&a->home, out.result, reterr);
-        ew__agent_wake(a);
-    }
-    if (st == EW_OK) {
-        st = learn_report(plan, fresh, &out, ret_report, reterr);
-    }
-    ew_free(out.result);
+    ew_items_release(&l.items);
+    ew_free(l.out.result);
     return st;
 }
 
-ew_status ew_agent_learn(ew_agent *a, const ew_learn_opt *opt, const ew_progress *progress, json_t **ret_report,
-                         ew_error *reterr)
+ew_status ew__agent_learn_plan(ew_agent *a, const ew_learn_opt *opt, ew_plan **ret_plan, bool *ret_fresh,
+                               ew_error *reterr)
 {
-    ew_plan *plan = NULL;
-    bool fresh = false;
     const char *task = opt->task != NULL ? opt->task : DEFAULT_TASK;
-    if (opt->use_last_plan) {
-        EW_TRY(load_plan(a, task, &plan, reterr));
-    } else {
-        EW_TRY(ew_agent_plan(a, task, &plan, &fresh, reterr));
-    }
-    (void)pthread_mutex_lock(&a->heavy);
-    ew__agent_now(a, "learning from the profile");
-    ew_status st = learn_locked(a, plan, fresh, opt, progress, ret_report, reterr);
-    ew__agent_now(a, NULL);
-    (void)pthread_mutex_unlock(&a->heavy);
-    ew_free(plan);
-    return st;
+    *ret_fresh = false;
+    return opt->use_last_plan ? load_plan(a, task, ret_plan, reterr)
+                              : ew_agent_plan(a, task, ret_plan, ret_fresh, reterr);
 }

@@ -50,13 +50,29 @@ static ew_status adapters_json(ew_agent *a, json_t *list, size_t *ret_items, ew_
     (void)pthread_mutex_unlock(&a->vault_lock);
     for (size_t i = 0; i < n && st == EW_OK; i++) {
         const ew_vault_adapter *m = &adapters[i];
-        (void)json_array_append_new(list, json_pack("{s:I,s:s,s:s,s:s,s:I,s:b,s:b,s:f,s:f}", "id", (json_int_t)m->id,
-                                                    "task", m->task, "method", m->method, "base", m->base_sha256,
-                                                    "bytes", (json_int_t)m->bytes, "active", m->active, "flagged",
-                                                    m->flagged, "nll_base", m->nll_base, "nll", m->nll_adapter));
+        (void)json_array_append_new(
+            list, json_pack("{s:I,s:s,s:s,s:s,s:I,s:b,s:b,s:f,s:f,s:I,s:I}", "id", (json_int_t)m->id, "task", m->task,
+                            "method", m->method, "base", m->base_sha256, "bytes", (json_int_t)m->bytes, "active",
+                            m->active, "flagged", m->flagged, "nll_base", m->nll_base, "nll", m->nll_adapter, "items",
+                            (json_int_t)m->n_items, "parent", (json_int_t)m->parent));
     }
     ew_free(adapters);
     return st;
+}
+
+ew_status ew_agent_adapters(ew_agent *a, json_t **ret, ew_error *reterr)
+{
+    size_t n_items = 0;
+    json_t *adapters = json_array();
+    json_t *j = json_pack("{s:o,s:o}", "adapters", adapters, "active", file_or_null(a, "active.json"));
+    ew_status st = j != NULL ? adapters_json(a, adapters, &n_items, reterr)
+                             : ew_fail(reterr, EW_ENOMEM, "out of memory for a list");
+    if (st != EW_OK) {
+        json_decref(j);
+        return st;
+    }
+    *ret = j;
+    return EW_OK;
 }
 
 ew_status ew_agent_status(ew_agent *a, json_t **ret_status, ew_error *reterr)
@@ -83,6 +99,7 @@ ew_status ew_agent_status(ew_agent *a, json_t **ret_status, ew_error *reterr)
     if (j == NULL) {
         return ew_fail(reterr, EW_ENOMEM, "out of memory for the status");
     }
+    (void)json_object_set_new(j, "learning", ew__learner_status(a));
     *ret_status = j;
     return EW_OK;
 }

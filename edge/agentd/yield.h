@@ -20,8 +20,8 @@
 typedef struct ew_yield {
     pthread_mutex_t lock;
     uint32_t stop_ms, slice_ms; /* as above; tests take others */
-    pid_t pid;          /* of the worker; 0 = none */
-    unsigned n_answers; /* being given */
+    pid_t pid;                  /* of the worker; 0 = none */
+    unsigned n_answers;         /* being given */
     bool stopped;
     bool ending;            /* the worker was told to end: it is not stopped any more */
     uint64_t turned_ms;     /* when it was stopped or let go, monotonic */
