@@ -40,29 +40,49 @@ static float *take(ew_arena *a, size_t rows, size_t width)
     return width > 0 ? ew_arena_take(a, rows, width * sizeof(float)) : NULL;
 }
 
+typedef struct part {
+    float **dst;
+    size_t width;
+} part;
+
+static void take_parts(ew_arena *a, size_t rows, const part *parts, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        *parts[i].dst = take(a, rows, parts[i].width);
+    }
+}
+
+/* The same inside a room that is there already (NULL: only counts). Returns its bytes. */
+static size_t place_parts(unsigned char *room, size_t rows, const part *parts, size_t n)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        *parts[i].dst = room != NULL && parts[i].width > 0 ? (float *)(void *)(room + used) : NULL;
+        used += EW_ALIGN_UP(rows * parts[i].width * sizeof(float), 64);
+    }
+    return used;
+}
+
 bool ew_train_acts_take(ew_arena *a, const ew_model_config *cfg, const ew_train_needs *needs, size_t t_max,
                         ew_train_acts *ret)
 {
     const size_t c = cfg->C, hd = q_width(cfg), kd = kv_width(cfg), f = cfg->F;
     const size_t rms = cfg->norm == EW_NORM_RMS, o = cfg->post_norms || needs->width > 0 ? c : 0;
-    const struct {
-        float **dst;
-        size_t width;
-    } parts[] = {{&ret->rstd1, rms},
-                 {&ret->q, hd},
-                 {&ret->k, kd},
-                 {&ret->v, kd},
-                 {&ret->att, hd},
-                 {&ret->lse, cfg->H},
-                 {&ret->x1, cfg->parallel ? 0 : c},
-                 {&ret->rstd2, rms},
-                 {&ret->gate, cfg->ungated ? 0 : f},
-                 {&ret->up, f},
-                 {&ret->o[0], o},
-                 {&ret->o[1], o}};
-    for (size_t i = 0; i < EW_COUNT(parts); i++) {
-        *parts[i].dst = take(a, t_max, parts[i].width);
+    const part outside[] = {
+        {&ret->rstd1, rms}, {&ret->x1, cfg->parallel ? 0 : c}, {&ret->rstd2, rms}, {&ret->o[0], o}, {&ret->o[1], o}};
+    const part attention[] = {{&ret->q, hd}, {&ret->k, kd}, {&ret->v, kd}, {&ret->att, hd}, {&ret->lse, cfg->H}};
+    const part ffn[] = {{&ret->gate, cfg->ungated ? 0 : f}, {&ret->up, f}};
+    take_parts(a, t_max, outside, EW_COUNT(outside));
+    if (!needs->forward_only) {
+        take_parts(a, t_max, attention, EW_COUNT(attention));
+        take_parts(a, t_max, ffn, EW_COUNT(ffn));
+        return !a->overflow;
     }
+    const size_t one = place_parts(NULL, t_max, attention, EW_COUNT(attention));
+    const size_t other = place_parts(NULL, t_max, ffn, EW_COUNT(ffn));
+    unsigned char *room = ew_arena_take(a, EW_MAX(one, other), 1);
+    (void)place_parts(room, t_max, attention, EW_COUNT(attention));
+    (void)place_parts(room, t_max, ffn, EW_COUNT(ffn));
     return !a->overflow;
 }
 
@@ -106,8 +126,8 @@ bool ew_train_work_take(ew_arena *a, const ew_model *m, const ew_train_needs *ne
     const size_t wide = EW_MAX(EW_MAX(f, c), 2 * hd + 2 * kd + (cfg->qk_norm ? hd + kd : 0));
     const size_t low = EW_MAX(needs->rank, needs->width), widest = EW_MAX(EW_MAX(f, c), EW_MAX(hd, kd));
     ret->t_max = t_max;
-    ret->dx = take(a, t_max, c);
-    ret->dn = take(a, t_max, c);
+    ret->dx = take(a, t_max, needs->forward_only ? 0 : c);
+    ret->dn = take(a, t_max, needs->forward_only ? 0 : c);
     ret->n = take(a, t_max, c);
     ret->wide = take(a, t_max, wide);
     ret->lowrank[0] = take(a, t_max, low);

@@ -51,6 +51,8 @@ typedef struct ew_train_needs {
     uint32_t width; /* of bottleneck adapters */
     bool scales;    /* gradients of DoRA's magnitudes or of IA3 */
     bool dropout;   /* some batch will have it */
+    bool
+        forward_only; /* no backward pass: nothing for gradients, and what attention and feed-forward need share their room */
 } ew_train_needs;
 
 /* Of resolved options. */

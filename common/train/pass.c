@@ -64,6 +64,7 @@ ew_status ew_pass_new(const ew_pass_opt *opt, ew_pass **ret_pass, ew_error *rete
     p->dropout = a->dropout;
     p->embed_learns = a->kind == EW_ADAPTER_PROMPT || a->kind == EW_ADAPTER_FULL;
     p->needs = ew_train_needs_of(a, opt->n_ctx);
+    p->needs.forward_only = opt->rung == EW_TUNE_RUNG_MEZO;
     p->depth = opt->rung == EW_TUNE_RUNG_MEZO                            ? 0
                : opt->rung == EW_TUNE_RUNG_BLOCKWISE && opt->window != 0 ? EW_MIN(opt->window, cfg->L)
                                                                          : cfg->L;
