@@ -18,7 +18,8 @@
 #include "train/tune.h"
 
 typedef struct tune_args {
-    char *method, *model, *data, *val, *task, *out, *gguf, *merged, *init, *checkpoint, *targets, *rung, *prompt_text;
+    char *method, *model, *data, *val, *task, *out, *gguf, *merged, *init, *checkpoint, *targets, *rung, *products,
+        *prompt_text;
     int64_t rank, n_virtual, width, exits, epochs, max_steps, batch, accumulate, seq_max, patience, eval_every, rag_k,
         optimizer_bits, mezo_directions, seed, threads;
     double alpha, dropout, lr, weight_decay, mezo_eps, max_seconds, max_joules, max_temperature;
@@ -80,6 +81,11 @@ static int check_args(tune_args *a)
         fprintf(stderr,
                 EW_CLI_PROG ": '%s' is no rung; known: auto, keep, recompute, recompute-bf16, blockwise, mezo\n",
                 a->rung);
+        return EW_CLI_USAGE;
+    }
+    if (a->products != NULL && strcmp(a->products, "auto") != 0 && strcmp(a->products, "f32") != 0 &&
+        strcmp(a->products, "bf16") != 0) {
+        fprintf(stderr, EW_CLI_PROG ": products in '%s' are not known: auto, f32 or bf16\n", a->products);
         return EW_CLI_USAGE;
     }
     if (a->how == EW_METHOD_LORA_RAG && a->rag_k == 0) {
@@ -148,6 +154,8 @@ static int parse(int argc, char **argv, tune_args *a)
         FLAG("only-on-mains", 0, only_on_mains, "stop when the machine runs on its battery"),
         {"memory-limit", 0, "BYTES", EW_CLI_BYTES, &a->memory_limit, .help = "of the whole process (64M, 1.5G)"},
         WORD("rung", 0, "NAME", rung, "of the memory ladder: keep, recompute, recompute-bf16, blockwise, mezo (auto)"),
+        WORD("products", 0, "NAME", products,
+             "with the base's weights: f32 or bf16 (auto: bf16 over bases that are not F32)"),
         FLAG("keep-activations", 0, keep_activations, "the same as --rung keep"),
         N("optimizer-bits", 0, optimizer_bits, 8, 32, "of the moments: 8 or 32 (32)"),
         FLAG("dry-run", 'n', dry_run, "say what it would take and stop"),
@@ -343,6 +351,9 @@ static ew_status tune_opt_of(const tune_args *a, ew_model *m, const ew_adapter *
                          .eval_every = (uint32_t)a->eval_every,
                          .patience = (uint32_t)a->patience,
                          .rung = l.rung,
+                         .products = a->products == NULL || strcmp(a->products, "auto") == 0 ? EW_TUNE_PRODUCTS_AUTO
+                                     : strcmp(a->products, "bf16") == 0                      ? EW_TUNE_PRODUCTS_BF16
+                                                                                             : EW_TUNE_PRODUCTS_F32,
                          .max_seconds = a->max_seconds,
                          .max_joules = a->max_joules,
                          .max_temperature_c = a->max_temperature,

@@ -83,9 +83,23 @@ ew_status ew__tune_rung_check(const ew_tune_opt *o, ew_tune_rung rung, ew_error 
     return EW_OK;
 }
 
+/* Differences of two losses, as MeZO takes them, and sums of many small updates want f32. */
+static bool wants_bf16(const ew_tune_opt *o)
+{
+    if (o->products != EW_TUNE_PRODUCTS_AUTO) {
+        return o->products == EW_TUNE_PRODUCTS_BF16;
+    }
+    return o->rung != EW_TUNE_RUNG_MEZO && o->adapter.kind != EW_ADAPTER_FULL &&
+           strcmp(ew_model_dtype_name(o->model), "F32") != 0;
+}
+
 ew_status ew__tune_rung_options(ew__tuner *t, ew_error *reterr)
 {
     ew_tune_opt *o = &t->o;
+    const ew_kern *kern = t->asked.exec.kern != NULL ? t->asked.exec.kern : ew_kern_get(NULL);
+    o->products = t->asked.products;
+    o->exec.kern = wants_bf16(o) ? ew_kern_bf16(kern) : kern;
+    o->products = o->exec.kern != kern ? EW_TUNE_PRODUCTS_BF16 : EW_TUNE_PRODUCTS_F32;
     const bool mezo = o->rung == EW_TUNE_RUNG_MEZO;
     EW_TRY(ew__tune_rung_check(o, o->rung, reterr));
     if (o->rung == EW_TUNE_RUNG_BLOCKWISE && o->adapter.n_exits == 0) {
@@ -610,6 +624,7 @@ static void fill_report(const ew__tuner *t, const ew_tune_memory_plan *plan, boo
     const ew__tune_run *st = &t->st;
     *r = (ew_tune_report){.stop = (ew_tune_stop)(st->stopped - 1),
                           .rung = t->o.rung,
+                          .bf16 = t->o.products == EW_TUNE_PRODUCTS_BF16,
                           .drop_pages = t->o.drop_pages,
                           .steps = (uint32_t)st->step,
                           .steps_planned = t->steps,

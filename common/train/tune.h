@@ -35,6 +35,13 @@ typedef struct ew_tune_example {
     uint32_t n_answer; /* tok; nothing to learn from: left out and counted */
 } ew_tune_example;
 
+/* How activations and gradients are multiplied by the base's weights (kern.h, ew_kern_bf16). */
+typedef enum ew_tune_products {
+    EW_TUNE_PRODUCTS_AUTO, /* BF16 where the CPU has it and the base is not F32 itself; f32 for full tuning and MeZO */
+    EW_TUNE_PRODUCTS_F32,
+    EW_TUNE_PRODUCTS_BF16 /* about twice the speed; f32 where the CPU has it not */
+} ew_tune_products;
+
 typedef struct ew_tune_opt {
     ew_model *model;
     ew_exec exec; /* zero = best kernels, serial */
@@ -62,11 +69,12 @@ typedef struct ew_tune_opt {
     uint32_t eval_every;     /* steps between validations; 0 = once per epoch */
     uint32_t patience;       /* validations without improvement before it stops; 0 = 3, UINT32_MAX = never */
     ew_tune_rung rung;       /* AUTO: the fastest that fits max_ram_bytes */
-    bool drop_pages;         /* give mapped pages back after use on any rung (resident memory counts, not speed) */
-    uint64_t max_ram_bytes;  /* whole process, as ew_tune_memory counts; 0 = no limit */
-    uint64_t ram_beside;     /* resident besides what the trainer counts for a process (a server around it) */
-    double max_seconds;      /* wall time of this process's part; 0 = no limit, as for the next two */
-    double max_joules;       /* of this process's part, of the whole machine (budget.h) */
+    ew_tune_products products;
+    bool drop_pages;        /* give mapped pages back after use on any rung (resident memory counts, not speed) */
+    uint64_t max_ram_bytes; /* whole process, as ew_tune_memory counts; 0 = no limit */
+    uint64_t ram_beside;    /* resident besides what the trainer counts for a process (a server around it) */
+    double max_seconds;     /* wall time of this process's part; 0 = no limit, as for the next two */
+    double max_joules;      /* of this process's part, of the whole machine (budget.h) */
     double max_temperature_c;
     bool only_on_mains;
     double watts;         /* calibrated power while training, where no meter is; 0 = a guess from the threads */
@@ -106,6 +114,7 @@ typedef struct ew_tune_report {
     ew_tune_stop stop;
     const char *stop_reason; /* ew_tune_stop_text(stop) */
     ew_tune_rung rung;       /* that was taken */
+    bool bf16;               /* products went by BF16 */
     bool drop_pages;
     uint32_t steps, steps_planned;
     uint32_t skipped;   /* steps whose loss or gradient was not finite */

@@ -35,6 +35,7 @@ void ew__tune_fingerprint(ew__tuner *t)
         /* keeping gives the same bytes */ (double)o->mezo_eps, o->mezo_spsa, o->epochs, o->max_steps, o->batch,
         o->accumulate, t->t_max, o->seq_max, o->eval_every, o->patience, (unsigned long long)o->seed);
     ew_sha256_stream_add(sha, text, (size_t)n);
+    ew_sha256_stream_add(sha, &o->products, sizeof(o->products));
     hash_examples(sha, o->train, o->n_train);
     hash_examples(sha, o->val, o->n_val);
     size_t np;

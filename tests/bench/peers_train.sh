@@ -7,7 +7,8 @@
 #   DIR holds SHAPE-BASE.gguf from bench_make_model. EW_TRAIN names our program (default build/release/tests/bench_train). The peers take
 #   part where the environment names them: EW_TORCH a python with torch, transformers and peft (beside the f32 base), EW_QVAC a
 #   llama-finetune-lora built with -DGGML_NATIVE=ON (over every base). A run appends to FILE; --table prints medians of what is there.
-# Configurations of ours: keep or recompute (of activations), with products in f32 or bf16. Run it on an idle machine.
+# Configurations of ours: activations kept, computed again (recompute), or the leanest (lean: computed again from bf16 inputs, moments in 8
+# bits, mapped pages given back), with products in f32 or bf16. Run it on an idle machine.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 ours=${EW_TRAIN:-build/release/tests/bench_train}
@@ -23,7 +24,7 @@ while [ $# -gt 0 ]; do
     --rounds) rounds=$2 && shift 2 ;;
     --steps) steps=$2 && shift 2 ;;
     --threads) threads=$2 && shift 2 ;;
-    --help | -h) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) echo "peers_train.sh: unknown option '$1'; try --help" >&2 && exit 2 ;;
     esac
 done
@@ -90,9 +91,9 @@ once() {
         ;;
     qvac) line=$(qvac "$model" "$3") ;;
     *)
-        local keep=()
-        [ "${4%-*}" != keep ] || keep=(--keep)
-        "$ours" "$model" --linears "$3" --steps "$steps" --threads "$threads" --products "${4#*-}" "${keep[@]}" >"$tmp/out"
+        local rung=(--rung "${4%-*}")
+        [ "${4%-*}" != lean ] || rung=(--rung recompute-bf16 --drop-pages --optimizer8)
+        "$ours" "$model" --linears "$3" --steps "$steps" --threads "$threads" --products "${4#*-}" "${rung[@]}" >"$tmp/out"
         line="$(value tok_s <"$tmp/out") $(value rss_mib <"$tmp/out")"
         ;;
     esac
@@ -103,7 +104,7 @@ once() {
 for shape in $shapes; do
     for base in $bases; do
         for l in $linears; do
-            who=(keep-f32 keep-bf16 recompute-f32 recompute-bf16)
+            who=(keep-f32 keep-bf16 recompute-bf16 lean-bf16)
             [ -z "${EW_TORCH:-}" ] || [ "$base" != f32 ] || who+=(torch-f32 torch-bf16)
             [ -z "${EW_QVAC:-}" ] || who+=(qvac)
             for ((r = 0; r < rounds; r++)); do

@@ -1,6 +1,6 @@
 /* Speed and memory of tuning, by the trainer itself on made-up tokens; prints one line of name=value pairs.
- *   bench_train MODEL.gguf [--seq 256] [--examples 1] [--steps 6] [--rank 8] [--linears qv|all] [--keep] [--products f32|bf16]
- *               [--threads 2] [--isa NAME] [--answer SHARE] [--parts]
+ *   bench_train MODEL.gguf [--seq 256] [--examples 1] [--steps 6] [--rank 8] [--linears qv|all] [--rung keep]
+ *               [--products f32|bf16] [--optimizer8] [--drop-pages] [--limit MIB] [--threads 2] [--isa NAME] [--answer SHARE] [--parts]
  * A step is `examples` sequences of `seq` tokens; the loss counts the last SHARE of them (1 = all but the first, as a peer's
  * next-token loss). tok_s is of the median step, rss_mib the process's highest, predicted_mib what the dry run says.
  * --parts times, after that, each kind of work alone on the shapes of the model, for one step without recompute. */
@@ -25,7 +25,10 @@ enum {
 typedef struct bench {
     const char *path;
     uint32_t seq, examples, steps, rank, threads;
-    bool all, keep, bf16, parts;
+    bool all, optimizer8, drop, parts;
+    uint32_t limit;
+    ew_tune_rung rung;
+    ew_tune_products products;
     double answer;
     const char *isa;
     ew_model *model;
@@ -95,7 +98,11 @@ static ew_status tune(bench *b, ew_error *err)
         .seq_max = b->seq,
         .pack_tok = b->seq,
         .eval_every = b->steps + 1,
-        .rung = b->keep ? EW_TUNE_RUNG_KEEP : EW_TUNE_RUNG_RECOMPUTE,
+        .rung = b->rung,
+        .products = b->products,
+        .optimizer_8bit = b->optimizer8,
+        .drop_pages = b->drop,
+        .max_ram_bytes = (uint64_t)b->limit * EW_MIB,
         .progress = {on_step, b}};
     ew_tune_memory_plan plan;
     ew_tune_report report;
@@ -107,12 +114,13 @@ static ew_status tune(bench *b, ew_error *err)
     st = st == EW_OK ? ew_proc_mem_read(&mem, err) : st;
     if (st == EW_OK) {
         const double s = median_step(b);
-        (void)printf(
-            "model=%s linears=%s rank=%u seq=%u examples=%u threads=%u kern=%s keep=%d tok_s=%.1f step_ms=%.1f "
-            "rss_mib=%.1f predicted_mib=%.1f weights_mib=%.1f loss=%.6f\n",
-            b->path, b->all ? "all" : "qv", b->rank, b->seq, b->examples, b->threads, ew_kern_name(b->exec.kern),
-            b->keep, b->seq * b->examples / s, s * 1e3, (double)mem.rss_peak_bytes / EW_MIB,
-            (double)plan.total_bytes / EW_MIB, (double)plan.weights_bytes / EW_MIB, b->loss);
+        (void)printf("model=%s linears=%s rank=%u seq=%u examples=%u threads=%u kern=%s products=%s rung=%s tok_s=%.1f "
+                     "step_ms=%.1f "
+                     "rss_mib=%.1f predicted_mib=%.1f weights_mib=%.1f loss=%.6f\n",
+                     b->path, b->all ? "all" : "qv", b->rank, b->seq, b->examples, b->threads,
+                     ew_kern_name(b->exec.kern), report.bf16 ? "bf16" : "f32", ew_tune_rung_name(report.rung),
+                     b->seq * b->examples / s, s * 1e3, (double)mem.rss_peak_bytes / EW_MIB,
+                     (double)plan.total_bytes / EW_MIB, (double)plan.weights_bytes / EW_MIB, b->loss);
         (void)fflush(stdout);
     }
     ew_adapter_free(&lora);
@@ -278,8 +286,10 @@ static bool parse(int n, char **arg, bench *b)
         const char *a = arg[i], *v = i + 1 < n ? arg[i + 1] : "";
         if (a[0] != '-') {
             b->path = a;
-        } else if (strcmp(a, "--keep") == 0) {
-            b->keep = true;
+        } else if (strcmp(a, "--optimizer8") == 0) {
+            b->optimizer8 = true;
+        } else if (strcmp(a, "--drop-pages") == 0) {
+            b->drop = true;
         } else if (strcmp(a, "--parts") == 0) {
             b->parts = true;
         } else if (i + 1 == n) {
@@ -289,7 +299,11 @@ static bool parse(int n, char **arg, bench *b)
             if (strcmp(a, "--linears") == 0) {
                 b->all = strcmp(v, "all") == 0;
             } else if (strcmp(a, "--products") == 0) {
-                b->bf16 = strcmp(v, "bf16") == 0;
+                b->products = strcmp(v, "bf16") == 0 ? EW_TUNE_PRODUCTS_BF16 : EW_TUNE_PRODUCTS_F32;
+            } else if (strcmp(a, "--rung") == 0) {
+                if (!ew_tune_rung_parse(v, &b->rung)) {
+                    return false;
+                }
             } else if (strcmp(a, "--isa") == 0) {
                 b->isa = v;
             } else if (strcmp(a, "--answer") == 0) {
@@ -298,6 +312,7 @@ static bool parse(int n, char **arg, bench *b)
                 uint32_t *to = strcmp(a, "--seq") == 0        ? &b->seq
                                : strcmp(a, "--examples") == 0 ? &b->examples
                                : strcmp(a, "--steps") == 0    ? &b->steps
+                               : strcmp(a, "--limit") == 0    ? &b->limit
                                : strcmp(a, "--rank") == 0     ? &b->rank
                                : strcmp(a, "--threads") == 0  ? &b->threads
                                                               : NULL;
@@ -318,17 +333,18 @@ int main(int argc, char **argv)
     if (!parse(argc, argv, &b)) {
         (void)fprintf(
             stderr, "usage: bench_train MODEL.gguf [--seq N] [--examples N] [--steps N] [--rank R] [--linears qv|all] "
-                    "[--keep] [--products f32|bf16] [--threads N] [--isa NAME] [--answer SHARE] [--parts]\n");
+                    "[--rung NAME] [--products f32|bf16] [--optimizer8] [--drop-pages] [--limit MIB] "
+                    "[--threads N] [--isa NAME] [--answer SHARE] [--parts]\n");
         return 2;
     }
     ew_pool *pool = NULL;
     b.exec.kern = ew_kern_get(b.isa);
-    b.exec.kern = b.bf16 && b.exec.kern != NULL ? ew_kern_bf16(b.exec.kern) : b.exec.kern;
     ew_status st = b.exec.kern != NULL ? ew_pool_new(b.threads, &pool, &err) : ew_fail(&err, EW_EINVAL, "no such ISA");
     b.exec.pool = pool;
     st = st == EW_OK ? ew_model_open(b.path, &(ew_model_opt){.no_tokenizer = true}, &b.model, &err) : st;
     st = st == EW_OK ? tune(&b, &err) : st;
     if (st == EW_OK && b.parts) {
+        b.exec.kern = b.products == EW_TUNE_PRODUCTS_BF16 ? ew_kern_bf16(b.exec.kern) : b.exec.kern;
         time_parts(&b);
     }
     if (st != EW_OK) {
