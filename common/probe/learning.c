@@ -15,10 +15,10 @@ typedef struct habit {
 /* Chosen on the benchmark's dev users. */
 static const habit habits[EW_METHOD_COUNT] = {
     [EW_METHOD_LORA] = {1e-3F, 3e-3F, 3, 1},        [EW_METHOD_LORA_RAG] = {1e-3F, 3e-3F, 3, 1},
-    [EW_METHOD_PROMPT] = {3e-2F, 3e-2F, 6, 0.9},    [EW_METHOD_PREFIX] = {1e-2F, 1e-2F, 6, 0.9},
-    [EW_METHOD_IA3] = {1e-2F, 3e-2F, 6, 0.9},       [EW_METHOD_BOTTLENECK] = {3e-3F, 3e-3F, 3, 0.9},
-    [EW_METHOD_FULL] = {3e-4F, 3e-4F, 3, 1.3},      [EW_METHOD_MEZO] = {1e-3F, 1e-3F, 20, 0.5},
-    [EW_METHOD_BLOCKWISE] = {1e-3F, 3e-3F, 6, 0.5},
+    [EW_METHOD_PROMPT] = {1e-2F, 1e-2F, 6, 0.9},    [EW_METHOD_PREFIX] = {3e-2F, 3e-2F, 6, 0.9},
+    [EW_METHOD_IA3] = {1e-2F, 3e-2F, 6, 0.9},       [EW_METHOD_BOTTLENECK] = {1e-3F, 1e-2F, 3, 0.9},
+    [EW_METHOD_FULL] = {1e-4F, 3e-4F, 3, 1.3},      [EW_METHOD_MEZO] = {1e-3F, 1e-3F, 20, 0.5},
+    [EW_METHOD_BLOCKWISE] = {3e-3F, 3e-3F, 6, 0.5},
 };
 
 static habit habit_of(ew_method method)
