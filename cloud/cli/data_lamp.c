@@ -226,17 +226,21 @@ static ew_status run_lamp(lamp_job *j, ew_error *reterr)
     }
     EW_TRY(ew_lamp_open(j->o->questions, j->task, &r, reterr));
     EW_TRY(open_writers(j, reterr));
-    for (bool more = true;;) {
+    /* In user-based data a user has one question: nothing comes after the last one asked for. */
+    bool more = true, alone = false;
+    while (!alone || j->o->users == 0 || j->n_users < (size_t)j->o->users) {
         EW_CLEANUP(ew_lamp_question_release) ew_lamp_question q = {0};
         EW_TRY(ew_lamp_next(r, &q, &more, reterr));
         if (!more) {
-            return close_writers(j, reterr);
+            break;
         }
+        alone = q.user == NULL;
         EW_TRY(take_question(j, &q, reterr));
         if (ew_signal_stop()) {
             return ew_fail(reterr, EW_ECANCELLED, "stopped");
         }
     }
+    return close_writers(j, reterr);
 }
 
 static void print_lamp(const lamp_job *j)

@@ -12,7 +12,7 @@
  * Causal: a search before order b gives what an index of the items of order < b alone would give, statistics included.
  * Memory: 24 bytes an item, about 2 bytes for each different word of an item, about 45 for each different word at all; vectors dim + 8 bytes each
  * (dim rounded up to 32). The text itself is not kept. Nothing touches a disk.
- * Not SQLite's FTS5: over 100,000 items its bm25() takes hundreds of milliseconds for a query of common words, keeps positions, and cannot be causal.
+ * Why not SQLite's FTS5: docs/adr/0017-own-retrieval-index.md.
  * Locking: one owning thread. */
 #ifndef EW_RAG_RAG_H
 #define EW_RAG_RAG_H
