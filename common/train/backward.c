@@ -37,7 +37,7 @@ static size_t kv_width(const ew_model_config *cfg)
 
 static float *take(ew_arena *a, size_t rows, size_t width)
 {
-    return width > 0 ? ew_arena_take(a, rows, width * sizeof(float)) : NULL;
+    return rows > 0 && width > 0 ? ew_arena_take(a, rows, width * sizeof(float)) : NULL;
 }
 
 typedef struct part {
@@ -71,7 +71,8 @@ bool ew_train_acts_take(ew_arena *a, const ew_model_config *cfg, const ew_train_
     const part outside[] = {
         {&ret->rstd1, rms}, {&ret->x1, cfg->parallel ? 0 : c}, {&ret->rstd2, rms}, {&ret->o[0], o}, {&ret->o[1], o}};
     const part attention[] = {{&ret->q, hd}, {&ret->k, kd}, {&ret->v, kd}, {&ret->att, hd}, {&ret->lse, cfg->H}};
-    const part ffn[] = {{&ret->gate, cfg->ungated ? 0 : f}, {&ret->up, f}};
+    const part ffn[] = {{&ret->gate, cfg->ungated || needs->ffn_rows > 0 ? 0 : f},
+                        {&ret->up, needs->ffn_rows > 0 ? 0 : f}};
     take_parts(a, t_max, outside, EW_COUNT(outside));
     if (!needs->forward_only) {
         take_parts(a, t_max, attention, EW_COUNT(attention));
@@ -123,13 +124,18 @@ bool ew_train_work_take(ew_arena *a, const ew_model *m, const ew_train_needs *ne
 {
     const ew_model_config *cfg = ew_model_config_of(m);
     const size_t c = cfg->C, hd = q_width(cfg), kd = kv_width(cfg), f = cfg->F;
-    const size_t wide = EW_MAX(EW_MAX(f, c), 2 * hd + 2 * kd + (cfg->qk_norm ? hd + kd : 0));
+    const size_t turned = cfg->qk_norm ? hd + kd : 0;
+    const size_t inner = needs->forward_only ? EW_MAX(hd, turned) : 2 * hd + 2 * kd + turned;
+    const size_t ffn_rows = needs->ffn_rows > 0 ? EW_MIN((size_t)needs->ffn_rows, t_max) : 0;
     const size_t low = EW_MAX(needs->rank, needs->width), widest = EW_MAX(EW_MAX(f, c), EW_MAX(hd, kd));
     ret->t_max = t_max;
     ret->dx = take(a, t_max, needs->forward_only ? 0 : c);
     ret->dn = take(a, t_max, needs->forward_only ? 0 : c);
     ret->n = take(a, t_max, c);
-    ret->wide = take(a, t_max, wide);
+    ret->wide = take(a, 1, EW_MAX(t_max * EW_MAX(c, inner), (ffn_rows > 0 ? ffn_rows : t_max) * f));
+    ret->ffn_rows = ffn_rows;
+    ret->gate = take(a, ffn_rows, cfg->ungated ? 0 : f);
+    ret->up = take(a, ffn_rows, f);
     ret->lowrank[0] = take(a, t_max, low);
     ret->lowrank[1] = take(a, t_max, low);
     ret->stat = take(a, t_max, cfg->norm == EW_NORM_LAYER ? 2 : cfg->post_norms);
@@ -424,6 +430,81 @@ static void ffn_down(const layer_pass *p, float *to)
     ew__linear_forward(p, EW_LINEAR_DOWN, p->work->wide, branch_target(p, FFN, to));
 }
 
+/* Some rows of a pass, for what the feed-forward does with each row on its own. */
+typedef struct rows_pass {
+    layer_pass p;
+    ew_train_acts acts;
+    ew_train_work work;
+} rows_pass;
+
+static const layer_pass *rows_of(const layer_pass *p, size_t at, rows_pass *r)
+{
+    const size_t C = p->cfg->C;
+    r->p = *p;
+    r->acts = *p->acts;
+    r->work = *p->work;
+    r->p.row = p->row + at;
+    r->p.T = EW_MIN(p->work->ffn_rows, p->T - at);
+    r->p.acts = &r->acts;
+    r->p.work = &r->work;
+    float **const by_c[] = {&r->acts.x,  &r->acts.x1, &r->acts.o[ATTENTION], &r->acts.o[FFN], &r->work.dx,
+                            &r->work.dn, &r->work.n};
+    for (size_t i = 0; i < EW_COUNT(by_c); i++) {
+        *by_c[i] = *by_c[i] != NULL ? *by_c[i] + at * C : NULL;
+    }
+    if (r->acts.rstd1 != NULL) {
+        r->acts.rstd1 += at;
+        r->acts.rstd2 += at;
+    }
+    r->acts.gate = r->work.gate;
+    r->acts.up = r->work.up;
+    return &r->p;
+}
+
+/* The feed-forward of all rows of a layer that is not parallel, added to x1 in y; y NULL: what the backward pass reads alone. */
+static void ffn_forward(const layer_pass *p, float *y)
+{
+    ffn_norm(p);
+    ffn_inner(p);
+    if (y != NULL || p->acts->o[FFN] != NULL) {
+        ffn_down(p, y);
+    }
+    if (y != NULL) {
+        branch_end(p, FFN, y);
+        ew_vec_add(p->e, y, p->acts->x1, p->T * p->cfg->C);
+    }
+}
+
+/* The same of a parallel layer, added to y. */
+static void ffn_forward_parallel(const layer_pass *p, float *y)
+{
+    float *to = p->work->n; /* used up by then */
+    if (!shares_norm(p)) {
+        ffn_norm(p);
+    }
+    ffn_inner(p);
+    if (y != NULL || p->acts->o[FFN] != NULL) {
+        ffn_down(p, to);
+    }
+    if (y != NULL) {
+        branch_end(p, FFN, to);
+        ew_vec_add(p->e, y, to, p->T * p->cfg->C);
+    }
+}
+
+static void ffn_forward_any(const layer_pass *p, float *y)
+{
+    void (*const run)(const layer_pass *, float *) = p->cfg->parallel ? ffn_forward_parallel : ffn_forward;
+    if (p->work->ffn_rows == 0) {
+        run(p, y);
+        return;
+    }
+    for (size_t at = 0; y != NULL && at < p->T; at += p->work->ffn_rows) { /* else the backward pass makes it */
+        rows_pass r;
+        run(rows_of(p, at, &r), y + at * p->cfg->C);
+    }
+}
+
 /* From the gradient of the stream in work->dx to that of the norm's output in work->dn. */
 static void ffn_backward(const layer_pass *p)
 {
@@ -450,6 +531,24 @@ static void ffn_backward(const layer_pass *p)
     ew__linear_backward(p, EW_LINEAR_UP, work->n, a->up, work->dn, gated);
 }
 
+static void ffn_backward_any(const layer_pass *p)
+{
+    if (p->work->ffn_rows == 0) {
+        ffn_backward(p);
+        return;
+    }
+    for (size_t at = 0; at < p->T; at += p->work->ffn_rows) {
+        rows_pass r;
+        const layer_pass *some = rows_of(p, at, &r);
+        ffn_norm(some);
+        ffn_inner(some);
+        if (some->acts->o[FFN] != NULL) {
+            ffn_down(some, NULL);
+        }
+        ffn_backward(some);
+    }
+}
+
 static void ffn_norm_backward(const layer_pass *p, bool need_dx)
 {
     const ew_layer_floats *gw = p->gw;
@@ -462,8 +561,6 @@ static void ffn_norm_backward(const layer_pass *p, bool need_dx)
 /* y = x + attention(n1(x)) + ffn(n2(x)) */
 static void parallel_forward(const layer_pass *p, float *y)
 {
-    const size_t n = p->T * p->cfg->C;
-    float *work_n = p->work->n;
     attn_norm(p);
     attention_forward(p);
     if (y != NULL || p->acts->o[ATTENTION] != NULL) {
@@ -471,26 +568,15 @@ static void parallel_forward(const layer_pass *p, float *y)
     }
     if (y != NULL) {
         branch_end(p, ATTENTION, y);
-        ew_vec_add(p->e, y, p->acts->x, n);
+        ew_vec_add(p->e, y, p->acts->x, p->T * p->cfg->C);
     }
-    if (!shares_norm(p)) {
-        ffn_norm(p);
-    }
-    ffn_inner(p);
-    if (y != NULL || p->acts->o[FFN] != NULL) {
-        ffn_down(p, work_n);
-    }
-    if (y != NULL) {
-        branch_end(p, FFN, work_n);
-        ew_vec_add(p->e, y, work_n, n);
-    }
+    ffn_forward_any(p, y);
 }
 
 void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_hooks *hooks,
                             const ew_train_batch *b, ew_train_acts *acts, ew_train_work *work, float *y)
 {
     const layer_pass pass = pass_of(e, m, i_layer, hooks, b, acts, work, NULL), *p = &pass;
-    const size_t n = p->T * p->cfg->C;
     EW_ASSERT(!p->cfg->norm_after && !p->cfg->encoder);
     if (p->cfg->parallel) {
         parallel_forward(p, y);
@@ -500,17 +586,8 @@ void ew_train_layer_forward(const ew_exec *e, const ew_model *m, uint32_t i_laye
     attention_forward(p);
     ew__linear_forward(p, EW_LINEAR_O, acts->att, branch_target(p, ATTENTION, acts->x1));
     branch_end(p, ATTENTION, acts->x1);
-    ew_vec_add(e, acts->x1, acts->x, n);
-
-    ffn_norm(p);
-    ffn_inner(p);
-    if (y != NULL || acts->o[FFN] != NULL) {
-        ffn_down(p, y);
-    }
-    if (y != NULL) {
-        branch_end(p, FFN, y);
-        ew_vec_add(e, y, acts->x1, n);
-    }
+    ew_vec_add(e, acts->x1, acts->x, p->T * p->cfg->C);
+    ffn_forward_any(p, y);
 }
 
 void ew_train_layer_backward(const ew_exec *e, const ew_model *m, uint32_t i_layer, const ew_hooks *hooks,
@@ -519,7 +596,7 @@ void ew_train_layer_backward(const ew_exec *e, const ew_model *m, uint32_t i_lay
 {
     const layer_pass pass = pass_of(e, m, i_layer, hooks, b, acts, work, g), *p = &pass;
     const bool parallel = p->cfg->parallel, shared = shares_norm(p);
-    ffn_backward(p);
+    ffn_backward_any(p);
     if (!parallel) {
         ffn_norm_backward(p, true);
     }

@@ -11,7 +11,7 @@
  *     q, att: HD each; k, v: KD each; lse: H; up: F; gate: F when gated; x1: C unless parallel; rstd: 1 each
  *     with norms after or bottleneck adapters two times C more
  *
- * and of work area, once: 3 C + max(C, F, 2 HD + 2 KD), HD + KD more in the maximum when heads are normalised, and two times the largest rank.
+ * (gate and up take most: needs.ffn_rows leaves them out), and of work area, once: 3 C + max(C, F, 2 HD + 2 KD), HD + KD more in the maximum when heads are normalised, and two times the largest rank.
  * A layer's input is the caller's as well: keep it in bf16 and expand it before a layer is computed again, if you like.
  *
  * Sequences are packed one after another in T rows; bound[0] = 0 < … < bound[n_seq] = T; attention stays inside. Virtual positions: with
@@ -53,6 +53,9 @@ typedef struct ew_train_needs {
     bool dropout;   /* some batch will have it */
     bool
         forward_only; /* no backward pass: nothing for gradients, and what attention and feed-forward need share their room */
+    /* Rows that the feed-forward computes at a time; 0 = all. Fewer take less memory (gate and up are in the work area then, for so many
+     * rows) and time for unpacking quantised weights again; the backward pass makes them, ew_train_layer_forward without y does not. */
+    uint32_t ffn_rows;
 } ew_train_needs;
 
 /* Of resolved options. */
@@ -67,7 +70,7 @@ typedef struct ew_train_acts {
     float *lse;       /* [T,H] */
     float *x1;        /* [T,C] between attention and feed-forward; parallel: none */
     float *rstd2;     /* [T] */
-    float *gate, *up; /* [T,F]; gate when gated */
+    float *gate, *up; /* [T,F]; gate when gated; none with ffn_rows */
     float *o[2];      /* [T,C] what attention and feed-forward give, before norms after and bottlenecks */
 } ew_train_acts;
 
@@ -78,6 +81,8 @@ typedef struct ew_train_work {
     float *dn;           /* [T,C] */
     float *n;            /* [T,C] a norm's output; a branch's gradient */
     float *wide;         /* [T, see above] */
+    size_t ffn_rows;     /* 0 = all */
+    float *gate, *up;    /* [ffn_rows,F] */
     float *lowrank[2];   /* [T, max(rank, width)], NULL without */
     float *stat;         /* [2 T] with LayerNorm, [T] with norms after */
     float *masked;       /* rows of a linear's input, with dropout */

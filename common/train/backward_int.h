@@ -16,7 +16,7 @@ typedef struct layer_pass {
     const ew_linear_hook *linear;         /* [EW_LINEAR_COUNT] */
     const ew_bottleneck_hook *bottleneck; /* [2] */
     const ew_train_batch *b;
-    size_t T;
+    size_t row, T; /* T rows from this one of the batch on */
     ew_train_acts *acts;
     ew_train_work *work;
     /* backward */

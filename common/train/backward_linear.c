@@ -48,10 +48,11 @@ static void mask_rows(size_t begin, size_t end, unsigned thread, void *ctx)
     }
 }
 
-/* y = mask of rows [row, row + n) over x; y may be x. */
+/* y = mask of rows [row, row + n) of the pass over x; y may be x. */
 static void mask(const layer_pass *p, ew_linear l, const float *x, size_t row, size_t n, float *y)
 {
-    mask_job j = {p->b, p->b->pass << 16 | (uint64_t)p->il << 4 | (uint64_t)l, row, p->w->linear[l].cols, x, y};
+    mask_job j = {p->b, p->b->pass << 16 | (uint64_t)p->il << 4 | (uint64_t)l, p->row + row, p->w->linear[l].cols, x,
+                  y};
     EW_DASSERT(p->work->masked != NULL);
     ew_par_for(p->e->pool, n, 4, mask_rows, &j);
 }

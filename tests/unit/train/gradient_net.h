@@ -36,7 +36,7 @@ typedef struct gradient_net {
     size_t n;
     ew_exec exec;
     ew_arena arena;
-    uint32_t n_ctx;
+    uint32_t n_ctx, ffn_rows;
     ew_train_acts *acts;
     ew_train_work work;
     float *xl, *hidden, *dhidden, *rstd, *stat;
@@ -54,6 +54,7 @@ static inline void gnet_take(gradient_net *t, ew_arena *a)
     const size_t T = t->b.T, C = t->cfg->C;
     ew_train_needs needs = ew_train_needs_of(ew_adapter_opt_of(t->adapter), t->n_ctx);
     needs.dropout = true;
+    needs.ffn_rows = t->ffn_rows;
     (void)ew_train_work_take(a, t->model, &needs, T, &t->work);
     for (uint32_t il = 0; il < t->cfg->L; il++) {
         (void)ew_train_acts_take(a, t->cfg, &needs, T, &t->acts[il]);
@@ -129,7 +130,7 @@ static inline void gnet_batch(gradient_net *t, ew_rng *rng, const uint32_t *len)
 
 /* Takes base over. len: of the three sequences. False: refused, err says why. */
 static inline bool gnet_open(gradient_net *t, ew_model *base, const ew_adapter_opt *opt, const char *kern,
-                             uint32_t n_ctx, const uint32_t *len, ew_error *err)
+                             uint32_t n_ctx, uint32_t ffn_rows, const uint32_t *len, ew_error *err)
 {
     ew_rng rng;
     ew_rng_init(&rng, 11, 1);
@@ -138,6 +139,7 @@ static inline bool gnet_open(gradient_net *t, ew_model *base, const ew_adapter_o
     t->cfg = ew_model_config_of(base);
     t->exec.kern = ew_kern_get(kern);
     t->n_ctx = n_ctx;
+    t->ffn_rows = ffn_rows;
     if (ew_train_supported(t->cfg, err) != EW_OK || ew_adapter_new(base, opt, &t->adapter, err) != EW_OK ||
         ew_adapter_model(t->adapter, base, &t->model, err) != EW_OK) {
         return false;

@@ -41,12 +41,17 @@ static ew_model *open_family(const char *name)
     return m;
 }
 
-static void open_net(gradient_net *t, ew_model *base, const ew_adapter_opt *opt, const char *kern)
+static void open_lean(gradient_net *t, ew_model *base, const ew_adapter_opt *opt, const char *kern, uint32_t ffn_rows)
 {
     ew_error err = EW_ERROR_INIT;
-    if (!gnet_open(t, base, opt, kern, N_CTX, lengths, &err)) {
+    if (!gnet_open(t, base, opt, kern, N_CTX, ffn_rows, lengths, &err)) {
         fail_msg("%s, %s: %s", ew_model_config_of(base)->name, ew_adapter_kind_name(opt), err.msg);
     }
+}
+
+static void open_net(gradient_net *t, ew_model *base, const ew_adapter_opt *opt, const char *kern)
+{
+    open_lean(t, base, opt, kern, 0);
 }
 
 static void check_net(gradient_net *t, const char *family, const ew_adapter_opt *opt)
@@ -166,6 +171,31 @@ static void recomputing_and_threads_do_not_change_a_bit(void **state)
         }
     }
     ew_pool_free(&pool);
+}
+
+/* Some rows of the feed-forward at a time: the same function, the gradients to rounding. */
+static void a_feed_forward_by_parts_is_the_whole(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < EW_COUNT(some) * EW_COUNT(methods); i++) {
+        gradient_net whole, parts;
+        const ew_adapter_opt *opt = &methods[i / EW_COUNT(some)];
+        open_net(&whole, open_family(some[i % EW_COUNT(some)]), opt, NULL);
+        open_lean(&parts, open_family(some[i % EW_COUNT(some)]), opt, NULL, 7);
+        whole.b.dropout = parts.b.dropout = 0.3F;
+        const double a = gnet_gradient(&whole, true), b = gnet_gradient(&parts, true);
+        double most = 0, scale = 0;
+        for (size_t k = 0; k < whole.n; k++) {
+            most = fmax(most, fabs((double)whole.grad[k] - (double)parts.grad[k]));
+            scale = fmax(scale, fabs((double)whole.grad[k]));
+        }
+        gnet_close(&whole);
+        gnet_close(&parts);
+        if (memcmp(&a, &b, sizeof(a)) != 0 || !(most < 1e-6 * scale)) {
+            fail_msg("%s, %s: loss %.17g and %.17g, gradients differ by %g of %g", some[i % EW_COUNT(some)],
+                     ew_adapter_kind_name(opt), a, b, most, scale);
+        }
+    }
 }
 
 static void fast_kernels_give_the_reference_gradients(void **state)
@@ -318,6 +348,7 @@ int main(void)
     const struct CMUnitTest others[] = {
         cmocka_unit_test(gradients_match_differences_over_every_type_of_weight),
         cmocka_unit_test(recomputing_and_threads_do_not_change_a_bit),
+        cmocka_unit_test(a_feed_forward_by_parts_is_the_whole),
         cmocka_unit_test(fast_kernels_give_the_reference_gradients),
         cmocka_unit_test(gradients_through_dropout_match_differences),
         cmocka_unit_test(dropout_keeps_the_mean_and_depends_on_its_place_alone),
