@@ -381,10 +381,15 @@ ew_slot ew__linear_slot(ew_linear l)
     return slots[l];
 }
 
+/* A configuration without a name is Llama's. */
+static const ew_arch *arch_of(const ew_model_config *cfg)
+{
+    return cfg->arch[0] != '\0' ? ew__arch_by_name(cfg->arch, strlen(cfg->arch)) : &archs[0];
+}
+
 bool ew_linear_hf_module(const ew_model_config *cfg, ew_linear l, uint32_t i_layer, char *dst, size_t size)
 {
-    /* A configuration without a name is Llama's. */
-    const ew_arch *arch = cfg->arch[0] != '\0' ? ew__arch_by_name(cfg->arch, strlen(cfg->arch)) : &archs[0];
+    const ew_arch *arch = arch_of(cfg);
     char name[96] = "";
     dst[0] = '\0';
     if (arch == NULL || ew__slot_name(arch->hf, ew__linear_slot(l), i_layer, name, sizeof(name))[0] == '\0') {
@@ -392,6 +397,71 @@ bool ew_linear_hf_module(const ew_model_config *cfg, ew_linear l, uint32_t i_lay
     }
     int n = snprintf(dst, size, "%s%s", arch->hf->prefix, name);
     return n > 0 && (size_t)n < size;
+}
+
+static bool find_matrix(const ew_model_config *cfg, const ew_names *names, bool fused_qkv, bool fused_gate, ew_linear l,
+                        uint32_t i_layer, ew_module *ret)
+{
+    char name[96];
+    uint32_t rows, cols;
+    *ret = (ew_module){.first = l, .n = 1};
+    ew_slot slot = ew__linear_slot(l);
+    ew_linear_shape(cfg, l, &rows, &cols);
+    if (fused_qkv && l <= EW_LINEAR_V) {
+        *ret = (ew_module){.first = EW_LINEAR_Q, .n = 3};
+        slot = EW_SLOT_QKV;
+    } else if (fused_gate && (l == EW_LINEAR_GATE || l == EW_LINEAR_UP)) {
+        *ret = (ew_module){.first = EW_LINEAR_GATE, .n = 2};
+        slot = EW_SLOT_GATE_UP;
+    }
+    if (rows == 0 || ew__slot_name(names, slot, i_layer, name, sizeof(name))[0] == '\0') {
+        return false;
+    }
+    const int n = snprintf(ret->name, sizeof(ret->name), "%s%s", names->prefix, name);
+    return n > 0 && (size_t)n < sizeof(ret->name);
+}
+
+bool ew_linear_hf_matrix(const ew_model_config *cfg, ew_linear l, uint32_t i_layer, ew_module *ret)
+{
+    const ew_arch *arch = arch_of(cfg);
+    if (arch == NULL || !find_matrix(cfg, arch->hf, arch->hf->slot[EW_SLOT_Q] == NULL,
+                                     arch->hf->slot[EW_SLOT_GATE_UP] != NULL, l, i_layer, ret)) {
+        return false;
+    }
+    ret->by_head = ret->n == 3 && (arch->flags & EW_ARCH_QKV_BY_HEAD) != 0;
+    ret->conv1d = (arch->flags & EW_ARCH_CONV1D) != 0;
+    return true;
+}
+
+bool ew_linear_gguf_matrix(const ew_model_config *cfg, ew_linear l, uint32_t i_layer, ew_module *ret)
+{
+    const ew_arch *arch = arch_of(cfg);
+    return arch != NULL && find_matrix(cfg, cfg->encoder ? &ew__gguf_encoder_names : &ew__gguf_names,
+                                       (arch->flags & EW_ARCH_FUSED_QKV) != 0, (arch->flags & EW_ARCH_FUSED_GATE) != 0,
+                                       l, i_layer, ret);
+}
+
+uint32_t ew_module_rows(const ew_model_config *cfg, const ew_module *m)
+{
+    uint32_t n = 0, rows, cols;
+    for (uint32_t k = 0; k < m->n; k++) {
+        ew_linear_shape(cfg, (ew_linear)(m->first + k), &rows, &cols);
+        n += rows;
+    }
+    return n;
+}
+
+size_t ew_module_row(const ew_model_config *cfg, const ew_module *m, ew_linear l, size_t r)
+{
+    if (m->by_head) {
+        return (r / cfg->D * 3 + (size_t)(l - m->first)) * cfg->D + r % cfg->D;
+    }
+    for (uint32_t i = m->first; i < (uint32_t)l; i++) {
+        uint32_t rows, cols;
+        ew_linear_shape(cfg, (ew_linear)i, &rows, &cols);
+        r += rows;
+    }
+    return r;
 }
 
 ew_rope_kind ew_model_gguf_rope(const ew_model_config *cfg)

@@ -27,6 +27,22 @@ const char *ew_linear_gguf_name(ew_linear l);
 /* The module that holds a linear layer in a directory of cfg's architecture: "model.layers.3.self_attn.q_proj". False (dst "") when there
  * is none of its own: no gate, or fused with others. */
 bool ew_linear_hf_module(const ew_model_config *cfg, ew_linear l, uint32_t i_layer, char *dst, size_t size);
+/* The matrix of a file that has the rows of a linear layer: its own, or one that is fused with its neighbours. */
+typedef struct ew_module {
+    char name[96];   /* "model.layers.3.self_attn.qkv_proj", "blk.3.attn_qkv"; without ".weight" */
+    ew_linear first; /* linears first … first + n - 1 stand in it, one after the other */
+    uint32_t n;
+    bool by_head; /* Q, K, V of head 0, then those of head 1, … (a directory of GPT-NeoX) */
+    bool conv1d;  /* a directory has it transposed (GPT-2); rows are columns there */
+} ew_module;
+/* In a directory, and in the GGUF that is written for such a model. False: there is none (no gate). */
+bool ew_linear_hf_matrix(const ew_model_config *cfg, ew_linear l, uint32_t i_layer, ew_module *ret);
+bool ew_linear_gguf_matrix(const ew_model_config *cfg, ew_linear l, uint32_t i_layer, ew_module *ret);
+/* Rows of all its linears. */
+uint32_t ew_module_rows(const ew_model_config *cfg, const ew_module *m);
+/* Row of the module that is row r of linear l (in the order of the file's rotary rows). */
+size_t ew_module_row(const ew_model_config *cfg, const ew_module *m, ew_linear l, size_t r);
+
 /* Order of the rotary rows of Q and K in GGUF files of cfg's architecture; directories are half-split (NEOX). */
 ew_rope_kind ew_model_gguf_rope(const ew_model_config *cfg);
 /* [rows, cols] of a linear layer under a configuration; 0 rows for the gate of an ungated model. */

@@ -140,7 +140,7 @@ static void lay_layer(const ew_model_config *cfg, const ew_adapter_opt *o, uint3
     for (uint32_t i = 0; i < EW_LINEAR_COUNT; i++) {
         uint32_t rows, cols;
         ew_linear_shape(cfg, (ew_linear)i, &rows, &cols);
-        if ((o->targets & EW_ADAPTER_TARGET(i)) == 0 || rows == 0) { /* an ungated model has no gate */
+        if ((o->targets & EW_ADAPTER_TARGET(i)) == 0 || rows == 0) {
             continue;
         }
         if (o->kind == EW_ADAPTER_IA3) {
@@ -455,6 +455,11 @@ static ew_status alloc_shape(const ew_model_config *cfg, const ew_adapter_opt *o
     a->opt = *opt;
     a->opt.init_ids = NULL;
     a->opt.n_init_ids = 0;
+    for (uint32_t i = 0; i < EW_LINEAR_COUNT; i++) { /* an ungated model has no gate */
+        uint32_t rows, cols;
+        ew_linear_shape(cfg, (ew_linear)i, &rows, &cols);
+        a->opt.targets &= rows > 0 ? ~0u : ~EW_ADAPTER_TARGET(i);
+    }
     a->scale = opt->rank > 0 ? opt->alpha / (opt->rslora ? sqrtf((float)opt->rank) : (float)opt->rank) : 0;
     a->cfg = *cfg;
     a->n = n;
@@ -601,15 +606,7 @@ ew_status ew_adapter_new(const ew_model *m, const ew_adapter_opt *opt, ew_adapte
     if (o.kind == EW_ADAPTER_FULL) {
         ew_model_floats_copy(m, &a->floats);
     }
-    ew__adapter_loaded(a, m);
-    for (size_t i = 0; i < a->n_parts; i++) { /* B is zero: the norms are those of W */
-        const ew_part *p = &a->part[i];
-        if (p->what == EW_PART_MAGNITUDE) {
-            memcpy(a->params + p->at, a->linear[(size_t)p->layer * EW_LINEAR_COUNT + p->index].norm,
-                   p->cols * sizeof(float));
-        }
-    }
-    ew_adapter_refresh(a, m, NULL);
+    ew__adapter_start(a, m);
     *ret_adapter = a;
     return EW_OK;
 }
@@ -693,6 +690,22 @@ void ew__adapter_loaded(ew_adapter *a, const ew_model *m)
     }
 }
 
+void ew__adapter_start(ew_adapter *a, const ew_model *m)
+{
+    if (!a->opt.dora) {
+        return;
+    }
+    ew__adapter_loaded(a, m);
+    for (size_t i = 0; i < a->n_parts; i++) { /* B is zero: the norms are those of W */
+        const ew_part *p = &a->part[i];
+        if (p->what == EW_PART_MAGNITUDE) {
+            memcpy(a->params + p->at, a->linear[(size_t)p->layer * EW_LINEAR_COUNT + p->index].norm,
+                   p->cols * sizeof(float));
+        }
+    }
+    ew_adapter_refresh(a, m, NULL);
+}
+
 /* ---- what it is ---- */
 
 const ew_adapter_opt *ew_adapter_opt_of(const ew_adapter *a)
@@ -738,15 +751,15 @@ ew_status ew_adapter_model(const ew_adapter *a, const ew_model *base, ew_model *
     return EW_OK;
 }
 
-/* ---- order of rotary pairs, binding ---- */
-
-size_t ew__adapter_gguf_row(const ew_model_config *cfg, size_t hf)
+float *ew__adapter_part(const ew_adapter *a, ew_part_what what, uint32_t layer, uint32_t index)
 {
-    const size_t head = hf / cfg->D, j = hf % cfg->D, half = cfg->n_rot / 2;
-    if (j >= cfg->n_rot) {
-        return hf;
+    for (size_t i = 0; i < a->n_parts; i++) {
+        const ew_part *p = &a->part[i];
+        if (p->what == what && p->layer == layer && p->index == index) {
+            return a->params + p->at;
+        }
     }
-    return head * cfg->D + (j < half ? 2 * j : 2 * (j - half) + 1);
+    return NULL;
 }
 
 ew_status ew__adapter_check_base(const ew_adapter *a, const char *path, const char *sha256, ew_error *reterr)

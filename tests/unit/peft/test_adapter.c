@@ -7,6 +7,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/str.h"
 #include "format/gguf.h"
 #include "format/safetensors.h"
 #include "model/model.h"
@@ -170,12 +171,24 @@ static void foreign_options_are_refused_by_name(void **state)
     EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32, 1);
     EW_AUTO(ew_adapter) l = random_lora(m, NULL);
     EW_AUTO(ew_adapter) back = NULL;
-    const char *dir = ew_test_path("peft");
+    char dir[EW_PATH_MAX];
+    ew_str_copy(dir, sizeof(dir), ew_test_path("peft"));
     assert_ok(ew_adapter_save_peft(l, m, dir, &err), &err);
     static const char *const bad[][2] = {
         {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"use_dora\":true}", "use_dora"},
-        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"rank_pattern\":{\"q\":4}}", "rank_pattern"},
+        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"use_qalora\":true}", "use_qalora"},
+        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"bias\":\"all\"}", "bias"},
+        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"modules_to_save\":[\"lm_head\"]}", "modules_to_save"},
+        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"fan_in_fan_out\":true}", "fan_in_fan_out"},
+        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"init_lora_weights\":\"pissa\"}", "pissa"},
+        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"alpha_pattern\":{\"layers.[0-9].q\":4}}",
+         "alpha_pattern"},
+        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"something_new\":1}", "something_new"},
+        {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"rank_pattern\":{\"q_proj\":4}}", "rank"},
         {"{\"peft_type\":\"IA3\"}", "IA3"},
+        {"{\"peft_type\":\"VERA\"}", "VERA"},
+        {"{\"peft_type\":\"PROMPT_TUNING\",\"num_virtual_tokens\":4}", "prompt_embeddings"},
+        {"{\"peft_type\":\"PREFIX_TUNING\"}", "num_virtual_tokens"},
         {"{\"peft_type\":\"LORA\",\"r\":0,\"lora_alpha\":16}", "'r'"},
         {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":0}", "lora_alpha"},
         {"[]", "object"},
