@@ -5,14 +5,15 @@
  *
  * Determinism: for one kernel table the result of every function here and in ops.h is the same whatever the number of threads.
  * In ew_matmul_f32, ew_matmul_dx and ew_gemm each output element is one chain of fused multiply-adds in the order of the
- * summed index, so a row alone and the same row in a batch agree bit for bit too. In ew_matmul they agree bit for bit among
+ * summed index, so a row alone and the same row in a batch agree bit for bit too (in ew_gemm with up to 16 columns it is a sum in
+ * lanes, whose order depends on K alone where op(a) lies along K). In ew_matmul they agree bit for bit among
  * batches of up to EW_MATMUL_FEW tokens, and among larger ones; between the two kinds only to f32 rounding (about 1e-6 of the
  * largest result, several times that where all activations have one sign: the same exact integers or the same products, added in
  * another order). The "ref" table is plain C, accumulates
  * in double, and its products give the same bits on every machine and for every T (softmax, activations and positions as far as
  * the C library's exp, sin and cos do). A NaN or an infinity among a token's activations gives it results that are none.
  * No function allocates, but for one block of 2 MiB at a thread's first use (pages of it count as they are touched: a decode
- * touches about 0.1 MiB, training 0.7 MiB), which ew_kern_reserve can set aside before; everything else is `scratch`.
+ * touches about 0.1 MiB, training 0.8 MiB), which ew_kern_reserve can set aside before; everything else is `scratch`.
  * Locking: tables are immutable; the functions may run in several threads on disjoint outputs. One ew_pool serves one
  * ew_par_for at a time (a nested one runs serially). */
 #ifndef EW_KERN_KERN_H
