@@ -89,22 +89,24 @@ static lamp_user *user_of(const lamp_job *j, const char *name)
     return at != 0 ? j->user[at - 1] : NULL;
 }
 
-static ew_status user_new(lamp_job *j, const char *name, lamp_user **ret, ew_error *reterr)
+/* NULL without memory. */
+static lamp_user *user_new(lamp_job *j, const char *name)
 {
-    ew_status st = ew_grow((void **)&j->user, &j->cap, j->n_users + 1, sizeof(lamp_user *), 100000000);
-    lamp_user *u = st == EW_OK ? ew_calloc(1, sizeof(*u)) : NULL;
-    if (u != NULL) {
-        u->name = ew_str_dup(name);
+    if (ew_grow((void **)&j->user, &j->cap, j->n_users + 1, sizeof(lamp_user *), 100000000) != EW_OK) {
+        return NULL;
     }
-    if (u == NULL || u->name == NULL ||
-        ew_map_add(j->by_name, name, strlen(name), (void *)(uintptr_t)(j->n_users + 1)) != EW_OK) {
-        ew_free(u != NULL ? u->name : NULL);
+    lamp_user *u = ew_calloc(1, sizeof(*u));
+    if (u == NULL) {
+        return NULL;
+    }
+    u->name = ew_str_dup(name);
+    if (u->name == NULL || ew_map_add(j->by_name, name, strlen(name), (void *)(uintptr_t)(j->n_users + 1)) != EW_OK) {
+        ew_free(u->name);
         ew_free(u);
-        return ew_fail(reterr, st != EW_OK ? st : EW_ENOMEM, "no memory for the users");
+        return NULL;
     }
     j->user[j->n_users++] = u;
-    *ret = u;
-    return EW_OK;
+    return u;
 }
 
 /* A directory's name: the user's own when it is harmless, else a hash of it. */
@@ -183,7 +185,10 @@ static ew_status take_question(lamp_job *j, const ew_lamp_question *q, ew_error 
             j->n_skipped++;
             return EW_OK;
         }
-        EW_TRY(user_new(j, name, &u, reterr));
+        u = user_new(j, name);
+        if (u == NULL) {
+            return ew_fail(reterr, EW_ENOMEM, "no memory for the users");
+        }
         EW_TRY(write_history(j, u, &items, reterr));
     }
     return write_question(j, u, q, reterr);

@@ -154,23 +154,33 @@ static ew_status begin(ew_lamp_reader *r, ew_error *reterr)
     return EW_OK;
 }
 
-ew_status ew_lamp_open_mem(const char *name, const void *text, size_t size, ew_lamp_task task,
-                           ew_lamp_reader **ret_reader, ew_error *reterr)
+/* Takes the map, on failure too. */
+static ew_status reader_new(const char *name, ew_file_map *map, const void *text, size_t size, ew_lamp_task task,
+                            ew_lamp_reader **ret_reader, ew_error *reterr)
 {
     EW_AUTO(ew_lamp_reader) r = ew_calloc(1, sizeof(*r));
-    if (r != NULL) {
-        r->name = ew_str_dup(name);
-    }
-    if (r == NULL || r->name == NULL) {
+    if (r == NULL) {
+        ew_file_map_free(&map);
         return ew_fail(reterr, EW_ENOMEM, "no memory to read %s", name);
     }
+    r->map = map;
+    r->name = ew_str_dup(name);
     r->task = task;
     r->data = size != 0 ? text : "";
     r->size = size;
+    if (r->name == NULL) {
+        return ew_fail(reterr, EW_ENOMEM, "no memory to read %s", name);
+    }
     EW_TRY(begin(r, reterr));
     *ret_reader = r;
     r = NULL;
     return EW_OK;
+}
+
+ew_status ew_lamp_open_mem(const char *name, const void *text, size_t size, ew_lamp_task task,
+                           ew_lamp_reader **ret_reader, ew_error *reterr)
+{
+    return reader_new(name, NULL, text, size, task, ret_reader, reterr);
 }
 
 ew_status ew_lamp_open(const char *path, ew_lamp_task task, ew_lamp_reader **ret_reader, ew_error *reterr)
@@ -178,13 +188,7 @@ ew_status ew_lamp_open(const char *path, ew_lamp_task task, ew_lamp_reader **ret
     ew_file_map *map = NULL;
     EW_TRY(ew_file_map_open(path, &map, reterr));
     ew_file_map_advise(map, 0, ew_file_map_size(map), EW_FILE_SEQUENTIAL);
-    ew_status st = ew_lamp_open_mem(path, ew_file_map_data(map), ew_file_map_size(map), task, ret_reader, reterr);
-    if (st != EW_OK) {
-        ew_file_map_free(&map);
-        return st;
-    }
-    (*ret_reader)->map = map;
-    return EW_OK;
+    return reader_new(path, map, ew_file_map_data(map), ew_file_map_size(map), task, ret_reader, reterr);
 }
 
 /* End of the value that begins at r->at: nesting and strings are followed, the rest is left to the parser. 0 = the file ends first. */
@@ -299,6 +303,7 @@ ew_status ew_lamp_guess(const char *path, ew_lamp_task *ret_task, ew_error *rete
     char where[EW_ERROR_MSG_MAX];
     const char *input = NULL;
     EW_TRY(ew_lamp_open(path, EW_LAMP_1, &r, reterr));
+    EW_ASSERT(r != NULL); /* said for gcc's analyzer */
     EW_TRY(next_json(r, where, &j, reterr));
     if (j == NULL) {
         return ew_fail(reterr, EW_EINVAL, "%s holds no question", path);
