@@ -167,15 +167,25 @@ static size_t amounts_of(const ew_report *r, int64_t ret[static AMOUNTS_MAX])
     return n;
 }
 
-static ew_status note_row(ew_map *seen, const ew_row *row, int64_t amount, bool *ret_new, ew_error *reterr)
+/* user false: the cell alone. */
+static ew_status note_row(ew_map *seen, const ew_row *row, bool user, int64_t amount, bool *ret_new, ew_error *reterr)
 {
     char key[512];
-    int n = snprintf(key, sizeof(key), "%s|%s|%s|%s|%s|%s|%" PRIu64 "|%" PRId64, row->task, row->model, row->variant,
-                     row->method, row->user, row->device, row->seed, amount);
+    int n =
+        snprintf(key, sizeof(key), "%s|%s|%s|%s|%" PRId64 "|%s|%s|%" PRIu64, row->task, row->model, row->variant,
+                 row->method, amount, user ? row->user : "", user ? row->device : "", user ? row->seed : UINT64_C(0));
     static char there;
     ew_status st = ew_map_add(seen, key, (size_t)EW_MIN(n, (int)sizeof(key) - 1), &there);
     *ret_new = st == EW_OK;
     return st == EW_ENOMEM ? ew_fail(reterr, st, "out of memory for a report of %zu trials", (size_t)1) : EW_OK;
+}
+
+static bool has_cell(const ew_map *seen, const ew_row *row, int64_t amount)
+{
+    char key[512];
+    int n = snprintf(key, sizeof(key), "%s|%s|%s|%s|%" PRId64 "|||0", row->task, row->model, row->variant, row->method,
+                     amount);
+    return ew_map_get(seen, key, (size_t)EW_MIN(n, (int)sizeof(key) - 1)) != NULL;
 }
 
 /* A user with 20 items of history has no trial with 32 of them: the one with all of it stands there (report.h). */
@@ -194,15 +204,17 @@ static ew_status stand_in(ew_report *r, ew_error *reterr)
     ew_free(r->rows);
     r->rows = rows;
     for (size_t i = 0; i < n; i++) {
-        EW_TRY(note_row(seen, &rows[i], rows[i].n_history, &fresh, reterr));
+        EW_TRY(note_row(seen, &rows[i], true, rows[i].n_history, &fresh, reterr));
+        EW_TRY(note_row(seen, &rows[i], false, rows[i].n_history, &fresh, reterr));
     }
     for (size_t i = 0; i < n; i++) {
         const double all = rows[i].done && rows[i].n_history < 0 ? ew__row_measure(&rows[i], "n.history") : (double)NAN;
         for (size_t k = 0; isfinite(all) && k < n_amounts; k++) {
-            if ((double)amount[k] < all) {
+            /* Only where others have such a trial: a cell of short histories alone would be another question. */
+            if ((double)amount[k] < all || !has_cell(seen, &rows[i], amount[k])) {
                 continue;
             }
-            EW_TRY(note_row(seen, &rows[i], amount[k], &fresh, reterr));
+            EW_TRY(note_row(seen, &rows[i], true, amount[k], &fresh, reterr));
             if (fresh) {
                 rows[r->n_rows] = rows[i];
                 rows[r->n_rows].n_history = amount[k];
