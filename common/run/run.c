@@ -229,6 +229,7 @@ static ew_status fill_tune(trial *t, ew_error *reterr)
         .max_seconds = t->spec->budget.seconds,
         .max_joules = t->spec->budget.joules,
         .only_on_mains = t->spec->budget.mains_only,
+        .max_temperature_c = t->env->max_temperature_c,
         .seed = t->spec->seed,
         .progress = t->env->progress,
     };

@@ -45,6 +45,7 @@ typedef struct ew_run_env {
     const char *work_dir;        /* checkpoint of the training; NULL = none (then a killed trial starts anew) */
     const ew_device_caps *caps;  /* rates for the prediction of seconds; NULL = no prediction */
     uint64_t memory_limit_bytes; /* of this process, besides the spec's own budget; 0 = none */
+    double max_temperature_c;    /* training stops above it; 0 = no limit */
     /* An update of what was learned before: training starts from a copy of this adapter (GGUF; of this base), on the items of the history that
      * `learns` says yes to (its order is the position in the history). NULL = a fresh adapter, all of the history. Called with progress.ctx. */
     const char *init_path;

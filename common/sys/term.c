@@ -78,6 +78,10 @@ void ew_term_progress_text(const ew_progress_info *info, double rate_per_s, doub
 {
     char text[32];
     bool bytes = ew_str_eq(info->unit, "B");
+    if (info->total == 0 && info->unit[0] == '\0') {
+        ew_buf_adds(out, info->phase); /* it waits: nothing is counted */
+        return;
+    }
     ew_buf_addf(out, "%s: ", info->phase);
     add_amount(out, info->done, info->unit);
     if (info->total > 0) {
@@ -154,6 +158,9 @@ static bool on_progress(const ew_progress_info *info, void *ctx)
 {
     ew_term_progress *t = ctx;
     uint64_t now = ew_mono_ns();
+    if (info->phase[0] == '\0') {
+        return t->stop == NULL || !t->stop(); /* only asks */
+    }
     if (t->start_ns == 0 || strncmp(t->phase, info->phase, sizeof(t->phase) - 1) != 0) {
         end_line(t);
         (void)ew_str_copy(t->phase, sizeof(t->phase), info->phase);

@@ -708,9 +708,10 @@ json_t *ew__learner_status(ew_agent *a)
     size_t n_new = count_new(a, task);
     (void)pthread_mutex_lock(&a->learning.lock);
     json_t *j = json_pack(
-        "{s:s,s:s?,s:I,s:O?}", "state", a->learning.pause ? "pausing" : state_names[a->learning.state], "next",
-        a->learning.started && a->opt.scheduled ? ew_schedule_verdict_text(a->learning.verdict) : NULL, "new_items",
-        (json_int_t)n_new, "last", a->learning.last);
+        "{s:s,s:s?,s:I,s:O?}", "state",
+        a->learning.pause && a->learning.state == EW__LEARN_RUNNING ? "pausing" : state_names[a->learning.state],
+        "next", a->learning.started && a->opt.scheduled ? ew_schedule_verdict_text(a->learning.verdict) : NULL,
+        "new_items", (json_int_t)n_new, "last", a->learning.last);
     (void)pthread_mutex_unlock(&a->learning.lock);
     (void)pthread_mutex_lock(&a->yield.lock);
     if (j != NULL) {

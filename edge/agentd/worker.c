@@ -254,7 +254,7 @@ static ew_status listen_to(const child *c, errand *e, const ew_progress *progres
 {
     EW_AUTO_BUF in = {.max = LINE_MAX};
     char block[4096];
-    e->told = (told){.info = {.phase = "start", .unit = "", .loss = (double)NAN, .left_s = (double)NAN}};
+    e->told = (told){.info = {.phase = "", .unit = "", .loss = (double)NAN, .left_s = (double)NAN}};
     for (;;) {
         struct pollfd p = {.fd = c->from, .events = POLLIN};
         int n = poll(&p, 1, LISTEN_MS);

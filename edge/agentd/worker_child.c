@@ -333,6 +333,7 @@ static ew_status work_in(const job *j, ew_exec exec, ew_trial_result *result, ew
                       .work_dir = j->work,
                       .caps = j->caps,
                       .memory_limit_bytes = (uint64_t)j->memory_limit,
+                      .max_temperature_c = j->max_temperature,
                       .progress = {.fn = on_progress, .ctx = &v},
                       .on_forecast = on_forecast};
     ew_status st = EW_OK;
