@@ -400,14 +400,27 @@ static void bind_grad(ew_adapter *a, const ew_part *p, float *at)
     }
 }
 
-const ew_hook_grads *ew_adapter_grads(ew_adapter *a, float *grad)
+const ew_hook_grads *ew_adapter_grads_of(ew_adapter *a, float *grad, const ew_adapter_span *span, size_t n_spans)
 {
     for (size_t i = 0; i < a->n_parts; i++) {
-        bind_grad(a, &a->part[i], grad + a->part[i].at);
+        float *place = NULL, *first = grad;
+        for (size_t k = 0; k < n_spans; k++) {
+            if (a->part[i].at >= span[k].at && a->part[i].at - span[k].at < span[k].n) {
+                place = first + (a->part[i].at - span[k].at);
+            }
+            first += span[k].n;
+        }
+        bind_grad(a, &a->part[i], place);
     }
     a->grads.linear = a->linear_grad;
     a->grads.bottleneck = a->bottleneck_grad;
     a->grads.exits = a->opt.n_exits > 0 ? a->exit_grad : NULL;
+    return &a->grads;
+}
+
+const ew_hook_grads *ew_adapter_grads(ew_adapter *a, float *grad)
+{
+    (void)ew_adapter_grads_of(a, grad, &(ew_adapter_span){0, a->n}, 1);
     if (a->opt.kind == EW_ADAPTER_FULL) {
         move_floats(&a->floats, a->cfg.L, a->params, grad, &a->floats_grad);
         a->grads.weights = &a->floats_grad;

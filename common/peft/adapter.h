@@ -110,6 +110,12 @@ const ew_hooks *ew_adapter_hooks(const ew_adapter *a);
 /* The places of grad[n], a block of the parameters' layout: what a backward pass adds to. The answer is the adapter's own and shows
  * to the latest grad. */
 const ew_hook_grads *ew_adapter_grads(ew_adapter *a, float *grad);
+/* The same where only some parameters learn: grad holds those of the spans, one span after the other; places of all others are
+ * NULL. A part (a matrix, a norm) lies in a span whole or not at all. Not for FULL. */
+typedef struct ew_adapter_span {
+    size_t at, n; /* parameters [at, at + n) */
+} ew_adapter_span;
+const ew_hook_grads *ew_adapter_grads_of(ew_adapter *a, float *grad, const ew_adapter_span *span, size_t n_spans);
 /* The model to run: a reference to base, for FULL one over the parameters (whose memory stays the adapter's: unref it first). */
 ew_status ew_adapter_model(const ew_adapter *a, const ew_model *base, ew_model **ret_model,
                            ew_error *reterr) EW_MUST_CHECK;

@@ -48,15 +48,27 @@ uint32_t ew_exits_depth(const ew_adapter_opt *opt, uint32_t L)
 }
 
 void ew_exits_spans(const ew_model_config *cfg, const ew_adapter_opt *opt, size_t n_params, const ew_pass_window *w,
-                    ew_exits_span ret[static 2])
+                    ew_adapter_span ret[static 2])
 {
     /* Layer by layer, all alike, then the norms: adapter.h. */
     const size_t norm = (size_t)cfg->C * (cfg->norm == EW_NORM_LAYER ? 2 : 1), norms = norm * opt->n_exits;
     EW_ASSERT(n_params >= norms && (n_params - norms) % cfg->L == 0);
     const size_t layer = (n_params - norms) / cfg->L;
-    ret[0] = (ew_exits_span){w->first * layer, (w->last - w->first) * layer};
-    ret[1] =
-        w->exit < 0 ? (ew_exits_span){n_params, 0} : (ew_exits_span){n_params - norms + (size_t)w->exit * norm, norm};
+    ret[0] = (ew_adapter_span){w->first * layer, (w->last - w->first) * layer};
+    ret[1] = w->exit < 0 ? (ew_adapter_span){n_params, 0}
+                         : (ew_adapter_span){n_params - norms + (size_t)w->exit * norm, norm};
+}
+
+size_t ew_exits_most(const ew_model_config *cfg, const ew_adapter_opt *opt, size_t n_params)
+{
+    size_t most = 0;
+    for (uint32_t phase = 0; phase <= opt->n_exits; phase++) {
+        const ew_pass_window w = ew_exits_window(opt, cfg->L, phase);
+        ew_adapter_span span[2];
+        ew_exits_spans(cfg, opt, n_params, &w, span);
+        most = EW_MAX(most, span[0].n + span[1].n);
+    }
+    return most;
 }
 
 typedef struct scaling {

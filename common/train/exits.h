@@ -36,13 +36,12 @@ ew_pass_window ew_exits_window(const ew_adapter_opt *opt, uint32_t L, uint32_t p
 /* Layers of the deepest block: what ew_pass_opt.window wants. */
 uint32_t ew_exits_depth(const ew_adapter_opt *opt, uint32_t L);
 
-/* Parts of the parameter block (elements) that learn in a window: its LoRA pairs, then the norm of its exit (n 0 for the last). Everything
- * else must not move, not even by momentum or decay. */
-typedef struct ew_exits_span {
-    size_t at, n;
-} ew_exits_span;
+/* Parts of the parameter block that learn in a window: its LoRA pairs, then the norm of its exit (n 0 for the last). Everything else must
+ * not move, not even by momentum or decay: gradient and moments are those of the window alone, and begin anew with each. */
 void ew_exits_spans(const ew_model_config *cfg, const ew_adapter_opt *opt, size_t n_params, const ew_pass_window *w,
-                    ew_exits_span ret[static 2]);
+                    ew_adapter_span ret[static 2]);
+/* The most parameters that learn in a window. */
+size_t ew_exits_most(const ew_model_config *cfg, const ew_adapter_opt *opt, size_t n_params);
 
 /* Before the first step of a phase that has an exit: the model's last norm on a stream from further down gives logits that are
  * much too sure, so the exit's norm[n] is scaled by the factor in [1/64, 2] with the lowest loss (golden section on its logarithm,

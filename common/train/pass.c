@@ -5,6 +5,7 @@
 #include "kern/ops.h"
 #include "model/pages.h"
 #include "sys/pool.h"
+#include "train/exits.h"
 #include "train/step.h"
 
 struct ew_pass {
@@ -270,6 +271,18 @@ static ew_train_acts *acts_again(ew_pass *p, const ew_train_batch *b, const ew_p
     return a;
 }
 
+static const ew_hook_grads *grads_of(const ew_pass *p, const ew_pass_window *w, float *grad)
+{
+    if (p->opt.rung != EW_TUNE_RUNG_BLOCKWISE) {
+        return ew_adapter_grads(p->opt.adapter, grad);
+    }
+    size_t n;
+    ew_adapter_span span[2];
+    (void)ew_adapter_params(p->opt.adapter, &n);
+    ew_exits_spans(p->cfg, ew_adapter_opt_of(p->opt.adapter), n, w, span);
+    return ew_adapter_grads_of(p->opt.adapter, grad, span, 2);
+}
+
 double ew_pass_gradient(ew_pass *p, const ew_step_batch *batch, const ew_pass_window *window, float scale,
                         uint64_t mask, float *grad)
 {
@@ -280,7 +293,7 @@ double ew_pass_gradient(ew_pass *p, const ew_step_batch *batch, const ew_pass_wi
     b.b.dropout = p->dropout;
     b.b.seed = p->opt.seed;
     b.b.pass = mask;
-    const ew_hook_grads *g = ew_adapter_grads(p->opt.adapter, grad);
+    const ew_hook_grads *g = grads_of(p, &w, grad);
     const float *stream = run_layers(p, &b.b, &w, true);
     const double nll = head_loss(p, &b, w.exit, stream, scale, g);
     head_backward(p, &b, w.exit, g);

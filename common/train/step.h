@@ -80,7 +80,8 @@ void ew_pass_start(ew_pass *p);
 /* Sum of the answer tokens' negative log-likelihood; layers [0, w->last) and the head at w's exit. w NULL = all layers. */
 double ew_pass_loss(ew_pass *p, const ew_step_batch *b, const ew_pass_window *w);
 /* The same, and grad[n] += scale * d(sum)/d(parameters of the window's layers and its exit; virtual tokens when first is 0).
- * mask: number of this pass in the whole run (dropout's counter). */
+ * BLOCKWISE: grad holds the window's parameters alone, as ew_exits_spans has them. mask: number of this pass in the whole run (dropout's
+ * counter). */
 double ew_pass_gradient(ew_pass *p, const ew_step_batch *b, const ew_pass_window *w, float scale, uint64_t mask,
                         float *grad);
 

@@ -269,13 +269,13 @@ static void optimize(ew__tuner *t, const ew_pass_window *window, double norm)
                              .grad_scale = cut ? (float)((double)o->clip / norm) : 1.0F};
     size_t n;
     float *p = ew_adapter_params(t->adapter, &n);
-    ew_exits_span span[2] = {{0, n}, {n, 0}};
+    ew_adapter_span span[2] = {{0, n}, {n, 0}};
     if (window != NULL) {
         ew_exits_spans(t->cfg, &o->adapter, n, window, span);
     }
     const uint64_t count = t->st.step - stretch_of(t).first + 1 - (t->st.skipped - t->st.phase_skipped);
-    for (size_t i = 0; i < EW_COUNT(span); i++) {
-        ew_optim_step(&o->exec, &t->optim, &ao, p, t->grad, span[i].at, span[i].n, count);
+    for (size_t i = 0, at = 0; i < EW_COUNT(span); at += span[i++].n) { /* gradient and moments have the spans alone */
+        ew_optim_step(&o->exec, &t->optim, &ao, p + (span[i].at - at), t->grad, at, span[i].n, count);
     }
 }
 
@@ -295,15 +295,17 @@ static double loss_of_batch(void *ctx)
     return walk_loss(b->t, b->walk, b->window, &b->tokens) / (double)b->answers;
 }
 
-/* Block-wise: a block begins that ends at an exit. */
+/* Block-wise: a block begins. */
 static void calibrate(ew__tuner *t, const ew_pass_window *window, size_t answers)
 {
     batch_loss b = {.t = t, .walk = ew__tune_walk_step(t), .window = window, .answers = answers};
-    ew_exits_span span[2];
+    ew_adapter_span span[2];
     size_t n;
     float *p = ew_adapter_params(t->adapter, &n);
     ew_exits_spans(t->cfg, &t->o.adapter, n, window, span);
-    ew_exits_calibrate(p + span[1].at, span[1].n, loss_of_batch, &b);
+    if (span[1].n > 0) {
+        ew_exits_calibrate(p + span[1].at, span[1].n, loss_of_batch, &b);
+    }
 }
 
 static void gradient_step(ew__tuner *t, step_result *r)
@@ -312,16 +314,17 @@ static void gradient_step(ew__tuner *t, step_result *r)
     ew_pass_window room;
     const ew_pass_window *window = window_now(t, &room);
     r->answers = ew__tune_walk_answers(t, &w);
-    if (window != NULL && window->exit >= 0 && t->st.step == stretch_of(t).first) {
+    if (window != NULL && t->st.step == stretch_of(t).first) {
+        ew_optim_start(&t->optim);
         calibrate(t, window, r->answers);
     }
-    memset(t->grad, 0, t->n * sizeof(float));
+    memset(t->grad, 0, t->n_learn * sizeof(float));
     for (uint64_t pass = 0; ew__tune_next(t, &w); pass++) {
         r->nll += ew_pass_gradient(t->pass, &t->pack, window, (float)(1.0 / (double)r->answers),
                                    t->st.step << 20 | pass, t->grad);
         r->tokens += t->pack.b.T;
     }
-    const double norm = sqrt(ew_vec_sumsq(&t->o.exec, t->grad, t->n));
+    const double norm = sqrt(ew_vec_sumsq(&t->o.exec, t->grad, t->n_learn));
     r->finite = isfinite(r->nll) && isfinite(norm);
     if (r->finite) {
         optimize(t, window, norm);

@@ -39,6 +39,7 @@ typedef struct ew__tuner {
     ew_model *model; /* what runs: the base, or a full fine-tuning's own */
     ew_pass *pass;
     size_t n;            /* parameters */
+    size_t n_learn;      /* most of them that learn in a step */
     size_t t_max;        /* rows of a pass */
     size_t a_max;        /* answer rows of a pass */
     size_t longest;      /* rows of any example */
@@ -46,7 +47,8 @@ typedef struct ew__tuner {
     size_t group;        /* examples of a step */
     uint32_t steps_per_epoch, steps;
     ew_arena arena;
-    float *grad, *best, *kept; /* [n]; NULL where the rung has no use for them */
+    float *grad;        /* [n_learn] */
+    float *best, *kept; /* [n]; these NULL where the rung has no use for them */
     ew_optim optim;
     ew_mezo_opt mezo;
     ew_step_batch pack;

@@ -59,7 +59,7 @@ static void spans_are_the_blocks_pairs_and_its_exits_norm(void **state)
     const size_t n = 7 * 100 + 2 * 32;
     size_t covered = 0;
     for (uint32_t phase = 0; phase < 3; phase++) {
-        ew_exits_span s[2];
+        ew_adapter_span s[2];
         const ew_pass_window w = ew_exits_window(&o, c.L, phase);
         ew_exits_spans(&c, &o, n, &w, s);
         assert_int_equal(s[0].at, w.first * 100);
@@ -71,7 +71,7 @@ static void spans_are_the_blocks_pairs_and_its_exits_norm(void **state)
     assert_int_equal(covered, n);
     ew_model_config ln = c;
     ln.norm = EW_NORM_LAYER; /* weight and bias */
-    ew_exits_span s[2];
+    ew_adapter_span s[2];
     const ew_pass_window w = ew_exits_window(&o, c.L, 1);
     ew_exits_spans(&ln, &o, n + 64, &w, s);
     assert_true(s[1].n == 64 && s[1].at == 700 + 64);
