@@ -199,12 +199,11 @@ static ew_status load_stock(const ew_gguf *g, const char *path, const ew_model *
     return ew__lora_load(&s, m, &o, ret, reterr);
 }
 
-ew_status ew_adapter_load_gguf(const char *path, const ew_model *m, ew_adapter **ret_adapter, ew_error *reterr)
+ew_status ew__adapter_from_gguf(const ew_gguf *g, const char *path, const ew_model *m, ew_adapter **ret,
+                                ew_error *reterr)
 {
-    EW_AUTO(ew_gguf) g = NULL;
     EW_AUTO(ew_adapter) a = NULL;
     char type[64] = "", general[16] = "", arch[32] = "", sha[65] = "";
-    EW_TRY(ew_gguf_open(path, &g, reterr));
     (void)ew_gguf_get_str_copy(g, "general.type", general, sizeof(general));
     (void)ew_gguf_get_str_copy(g, "adapter.type", type, sizeof(type));
     ew_adapter_opt opt = {0};
@@ -223,9 +222,16 @@ ew_status ew_adapter_load_gguf(const char *path, const ew_model *m, ew_adapter *
     EW_TRY(stock ? load_stock(g, path, m, &a, reterr) : load_own(g, path, m, &opt, &a, reterr));
     (void)ew_gguf_get_str_copy(g, EW_ADAPTER_META_BASE, sha, sizeof(sha));
     EW_TRY(ew__adapter_check_base(a, path, sha, reterr));
-    *ret_adapter = a;
+    *ret = a;
     a = NULL;
     return EW_OK;
+}
+
+ew_status ew_adapter_load_gguf(const char *path, const ew_model *m, ew_adapter **ret_adapter, ew_error *reterr)
+{
+    EW_AUTO(ew_gguf) g = NULL;
+    EW_TRY(ew_gguf_open(path, &g, reterr));
+    return ew__adapter_from_gguf(g, path, m, ret_adapter, reterr);
 }
 
 ew_status ew_adapter_load(const char *path, const ew_model *m, ew_adapter **ret_adapter, ew_error *reterr)

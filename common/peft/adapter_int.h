@@ -5,6 +5,7 @@
 #include "format/gguf.h"
 #include "format/safetensors.h"
 #include "peft/adapter.h"
+#include "text/json.h"
 
 /* What a piece of the parameter block is. */
 typedef enum ew_part_what {
@@ -68,6 +69,12 @@ float *ew__adapter_part(const ew_adapter *a, ew_part_what what, uint32_t layer, 
 /* EW_ECONFLICT when sha256 (NULL or "" = not known) is not the base's. */
 ew_status ew__adapter_check_base(const ew_adapter *a, const char *path, const char *sha256,
                                  ew_error *reterr) EW_MUST_CHECK;
+
+/* The two kinds of file, opened; path is for messages. */
+ew_status ew__adapter_from_gguf(const ew_gguf *g, const char *path, const ew_model *m, ew_adapter **ret,
+                                ew_error *reterr) EW_MUST_CHECK;
+ew_status ew__adapter_from_peft(json_t *config, const ew_safetensors *st, const char *path, const ew_model *m,
+                                ew_adapter **ret, ew_error *reterr) EW_MUST_CHECK;
 
 #define EW_ADAPTER_META_BASE "edgewise.base_sha256"
 #define EW_ADAPTER_META_RANK "edgewise.rank" /* of each linear's own pair, where files have several in one */

@@ -393,12 +393,8 @@ static ew_status read_lora_opt(const json_t *j, const char *path, ew_adapter_opt
     return EW_OK;
 }
 
-static ew_status read_config(const char *dir, const ew_model *m, json_t **ret_json, ew_adapter_opt *o, ew_error *reterr)
+static ew_status read_config(json_t *j, const char *path, const ew_model *m, ew_adapter_opt *o, ew_error *reterr)
 {
-    char path[EW_PATH_MAX];
-    EW_AUTO_JSON j = NULL;
-    EW_TRY(ew_path_join(path, sizeof(path), dir, CONFIG, reterr));
-    EW_TRY(ew_json_load_file(path, 0, &j, reterr));
     if (!json_is_object(j)) {
         return ew_fail(reterr, EW_ECORRUPT, "%s is not a JSON object", path);
     }
@@ -413,11 +409,7 @@ static ew_status read_config(const char *dir, const ew_model *m, json_t **ret_js
                        type);
     }
     EW_TRY(refuse_foreign(j, path, ew_model_config_of(m), reterr));
-    if (o->kind == EW_ADAPTER_LORA) {
-        EW_TRY(read_lora_opt(j, path, o, reterr));
-    }
-    *ret_json = json_incref(j);
-    return EW_OK;
+    return o->kind == EW_ADAPTER_LORA ? read_lora_opt(j, path, o, reterr) : EW_OK;
 }
 
 /* ---- reading tensors ---- */
@@ -611,16 +603,12 @@ static ew_status load_ia3(const ew_safetensors *st, const char *path, const ew_m
     return status;
 }
 
-ew_status ew_adapter_load_peft(const char *dir, const ew_model *m, ew_adapter **ret_adapter, ew_error *reterr)
+ew_status ew__adapter_from_peft(json_t *config, const ew_safetensors *st, const char *path, const ew_model *m,
+                                ew_adapter **ret, ew_error *reterr)
 {
-    char path[EW_PATH_MAX];
-    EW_AUTO(ew_safetensors) st = NULL;
     EW_AUTO(ew_adapter) a = NULL;
-    EW_AUTO_JSON config = NULL;
     ew_adapter_opt opt = {0};
-    EW_TRY(read_config(dir, m, &config, &opt, reterr));
-    EW_TRY(ew_path_join(path, sizeof(path), dir, WEIGHTS, reterr));
-    EW_TRY(ew_safetensors_open(path, &st, reterr));
+    EW_TRY(read_config(config, path, m, &opt, reterr));
     if (opt.kind == EW_ADAPTER_LORA) {
         EW_TRY(load_lora(st, path, config, m, &opt, &a, reterr));
     } else if (opt.kind == EW_ADAPTER_IA3) {
@@ -628,8 +616,20 @@ ew_status ew_adapter_load_peft(const char *dir, const ew_model *m, ew_adapter **
     } else {
         EW_TRY(load_virtual(st, path, config, m, &opt, &a, reterr));
     }
-    EW_TRY(ew__adapter_check_base(a, dir, ew_safetensors_metadata(st, EW_ADAPTER_META_BASE), reterr));
-    *ret_adapter = a;
+    EW_TRY(ew__adapter_check_base(a, path, ew_safetensors_metadata(st, EW_ADAPTER_META_BASE), reterr));
+    *ret = a;
     a = NULL;
     return EW_OK;
+}
+
+ew_status ew_adapter_load_peft(const char *dir, const ew_model *m, ew_adapter **ret_adapter, ew_error *reterr)
+{
+    char path[EW_PATH_MAX];
+    EW_AUTO(ew_safetensors) st = NULL;
+    EW_AUTO_JSON config = NULL;
+    EW_TRY(ew_path_join(path, sizeof(path), dir, CONFIG, reterr));
+    EW_TRY(ew_json_load_file(path, 0, &config, reterr));
+    EW_TRY(ew_path_join(path, sizeof(path), dir, WEIGHTS, reterr));
+    EW_TRY(ew_safetensors_open(path, &st, reterr));
+    return ew__adapter_from_peft(config, st, dir, m, ret_adapter, reterr);
 }

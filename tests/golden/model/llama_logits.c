@@ -1,5 +1,5 @@
 /* What llama.cpp says: every token's logits (or, of an encoder, its hidden states) for a GGUF file, as raw f32. Not part of
- * the build; README.md says how it was made and used. Usage: llama_logits MODEL.gguf IDS.txt OUT.f32 [n_ctx] [n_batch] */
+ * the build; README.md says how it was made and used. Usage: llama_logits MODEL.gguf IDS.txt OUT.f32 [n_ctx] [n_batch] [LORA.gguf] */
 #include <llama.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +40,11 @@ int main(int argc, char **argv)
     cp.embeddings = encoder;
     cp.pooling_type = LLAMA_POOLING_TYPE_NONE;
     struct llama_context *c = llama_init_from_model(m, cp);
+    struct llama_adapter_lora *lora = argc > 6 ? llama_adapter_lora_init(m, argv[6]) : NULL;
+    float scale = 1;
+    if (argc > 6 && (lora == NULL || llama_set_adapters_lora(c, &lora, 1, &scale) != 0)) {
+        return 3;
+    }
     int V = llama_vocab_n_tokens(llama_model_get_vocab(m));
     int width = encoder ? llama_model_n_embd(m) : V;
     FILE *out = fopen(argv[3], "wb");

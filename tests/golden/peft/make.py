@@ -3,6 +3,7 @@
 
     make.py [OUT]              writes <family>-<kind>/ (adapter_config.json, adapter_model.safetensors, logits.f32)
     make.py --check DIR        loads every adapter that Edgewise saved below DIR (see test_peft.c) and compares the logits
+    make.py --llama DIR PROG   the same of the GGUF adapters by llama.cpp; PROG is that of ../model/llama_logits.c
 """
 import json
 import os
@@ -140,7 +141,31 @@ def check(root):
     return 0 if worst and max(worst.values()) < 2e-4 else 1
 
 
+def llama(root, prog):
+    import subprocess
+    worst = 0
+    few = root / "ids.txt"
+    few.write_text(" ".join((FAMILIES / "ids.txt").read_text().split()[:N]))
+    for base in sorted(root.glob("*.base.gguf")):
+        name = base.name.removesuffix(".base.gguf")
+        if name.startswith("mistral"):  # llama.cpp drops its window
+            continue
+        out = root / "llama.f32"
+        r = subprocess.run([prog, base, few, out, "64", "64", root / f"{name}.lora.gguf"], capture_output=True, text=True)
+        if r.returncode != 0:
+            print(f"{name}: llama.cpp: {r.stderr.strip()[-200:]}")
+            worst = 1
+            continue
+        got, ours = np.fromfile(out, "<f4"), np.fromfile(root / f"{name}.lora.f32", "<f4")
+        rel = abs(got - ours).max() / abs(ours).max()
+        worst = max(worst, rel)
+        print(f"{name}: {rel:.2e}")
+    return 0 if worst < 2e-3 else 1
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--llama"]:
+        sys.exit(llama(pathlib.Path(sys.argv[2]), sys.argv[3]))
     if sys.argv[1:2] == ["--check"]:
         sys.exit(check(pathlib.Path(sys.argv[2])))
     make(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE, sys.argv[2:])

@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "base/str.h"
 #include "model/model.h"
+#include "model/save.h"
 #include "model/session.h"
 #include "peft/adapter.h"
 #include "sys/file.h"
@@ -95,7 +96,50 @@ static void save_and_load(const char *name, ew_adapter *a, const ew_model *m, co
     }
 }
 
-static double one(const char *name, ew_model *m)
+/* For make.py --llama: the model as a GGUF of F32, and the adapter for it. The adapter has the rows of Q and K in that file's order. */
+static void export_for_llama(const char *out, const char *name, const char *peft, const ew_model *dir)
+{
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = NULL;
+    EW_AUTO(ew_adapter) a = NULL;
+    char base[EW_PATH_MAX], path[EW_PATH_MAX];
+    static float got[N * V];
+    const ew_save_opt so = {.convert = true, .dtype = EW_DTYPE_F32};
+    (void)snprintf(base, sizeof(base), "%s/%s.base.gguf", out, name);
+    (void)snprintf(path, sizeof(path), "%s/%s.lora.gguf", out, name);
+    if (ew_model_save_gguf(dir, base, &so, &err) != EW_OK) {
+        return; /* no such architecture there */
+    }
+    assert_ok(ew_model_open(base, &(ew_model_opt){.no_tokenizer = true}, &m, &err), &err);
+    assert_ok(ew_adapter_load(peft, m, &a, &err), &err);
+    assert_ok(ew_adapter_save_gguf(a, m, path, &err), &err);
+    logits_of(m, a, "ref", got);
+    (void)snprintf(path, sizeof(path), "%s/%s.lora.f32", out, name);
+    assert_ok(ew_file_replace(path, got, sizeof(got), 0644, &err), &err);
+}
+
+/* The same directory over the GGUF that llama.cpp's converter made of the model: other order of rows, the same logits. */
+static void check_gguf(const char *family, const char *name, const char *peft, const float *want)
+{
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = NULL;
+    EW_AUTO(ew_adapter) a = NULL;
+    static float got[N * V];
+    char path[EW_PATH_MAX];
+    (void)snprintf(path, sizeof(path), FAMILIES "%s/model.gguf", family);
+    if (!ew_file_exists(path) || ew_str_eq(family, "mistral")) { /* whose window the converter loses */
+        return;
+    }
+    assert_ok(ew_model_open(path, &(ew_model_opt){.no_tokenizer = true}, &m, &err), &err);
+    assert_ok(ew_adapter_load(peft, m, &a, &err), &err);
+    logits_of(m, a, "ref", got);
+    const double d = difference(got, want, N * V);
+    if (!(d < BOUND)) {
+        fail_msg("%s over the GGUF: the logits differ by %g of the largest", name, d);
+    }
+}
+
+static double one(const char *family, const char *name, ew_model *m)
 {
     static float want[N * V], got[N * V];
     ew_error err = EW_ERROR_INIT;
@@ -118,7 +162,11 @@ static double one(const char *name, ew_model *m)
     if (!(most < BOUND)) {
         fail_msg("%s: the logits differ by %g of the largest", name, most);
     }
+    check_gguf(family, name, path, want);
     save_and_load(name, a, m, want);
+    if (getenv("EW_PEFT_OUT") != NULL && ew_str_ends(name, "lora")) {
+        export_for_llama(getenv("EW_PEFT_OUT"), name, path, m);
+    }
     return most;
 }
 
@@ -138,11 +186,12 @@ static void every_family_of(const char *kind)
         if (!ew_str_ends(name, end)) {
             continue;
         }
-        char path[EW_PATH_MAX];
+        char path[EW_PATH_MAX], family[64];
         EW_AUTO(ew_model) m = NULL;
-        (void)snprintf(path, sizeof(path), FAMILIES "%.*s/hf", (int)(strlen(name) - strlen(end)), name);
+        (void)snprintf(family, sizeof(family), "%.*s", (int)(strlen(name) - strlen(end)), name);
+        (void)snprintf(path, sizeof(path), FAMILIES "%s/hf", family);
         assert_ok(ew_model_open(path, &(ew_model_opt){.no_tokenizer = true}, &m, &err), &err);
-        most = EW_MAX(most, one(name, m));
+        most = EW_MAX(most, one(family, name, m));
         n++;
     }
     ew_dir_list_release(&list);

@@ -187,7 +187,7 @@ static double mean_loss(void *ctx)
 static void mezo_is_the_gradient_on_average(const ew_adapter_opt *opt, float eps)
 {
     enum {
-        DIRS = 1200
+        DIRS = 3000
     };
     net fwd, t;
     net_open(&t, opt, EW_TUNE_RUNG_KEEP);
