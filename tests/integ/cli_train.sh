@@ -94,7 +94,10 @@ cmp "$tmp/a/adapter_model.safetensors" "$tmp/b/adapter_model.safetensors" || bad
 expect 0 'GGUF adapter' "${tune[@]}" --init "$tmp/a" --gguf "$tmp/c.gguf" --targets q,v --rank 4
 expect 1 'would do' "${tune[@]}" --out "$tmp/x" --memory-limit 1M
 expect 2 'unknown target' "${tune[@]}" --out "$tmp/x" --targets q,w
-expect 2 'known' "${tune[@]}" --out "$tmp/x" --method mezo
+expect 2 'does not train' "${tune[@]}" --out "$tmp/x" --method nonsense
+for method in prompt prefix ia3 bottleneck full mezo blockwise; do
+    expect 0 'GGUF adapter' "${tune[@]}" --gguf "$tmp/$method.gguf" --method "$method"
+done
 expect 1 'nowhere' "$ew" train tune --model "$tmp/nowhere.gguf" --data "$tmp/me.jsonl" --out "$tmp/x"
 head -c 30000 "$tmp/whole.gguf" >"$tmp/cut.gguf"
 expect 1 'cut.gguf' "$ew" train tune --model "$tmp/cut.gguf" --data "$tmp/me.jsonl" --out "$tmp/x"
