@@ -59,7 +59,7 @@ float ew_tune_default_lr(const ew_adapter_opt *a, ew_tune_rung rung)
     case EW_ADAPTER_FULL:
         return 2e-5F;
     default:
-        return 1e-3F;
+        return rung == EW_TUNE_RUNG_BLOCKWISE ? 3e-3F : 1e-3F;
     }
 }
 

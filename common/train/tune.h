@@ -85,7 +85,7 @@ typedef struct ew_tune_opt {
     ew_progress progress;      /* phase "tune" */
 } ew_tune_opt;
 
-/* LoRA and bottleneck 1e-3, prompt and prefix 1e-2, IA3 3e-3, full 2e-5; with MeZO the authors' (mezo.h). */
+/* LoRA and bottleneck 1e-3 (block-wise 3e-3: a block has its share of the steps alone), prompt and prefix 1e-2, IA3 3e-3, full 2e-5; with MeZO the authors' (mezo.h). */
 float ew_tune_default_lr(const ew_adapter_opt *adapter, ew_tune_rung rung);
 
 typedef enum ew_tune_stop {

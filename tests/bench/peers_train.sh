@@ -39,14 +39,14 @@ if [ -n "$table" ]; then
         }
         { key = $1 " " $2 " " $3 " " $4; if (!(key in rate)) order[++n] = key; rate[key] = rate[key] " " $5; rss[key] = rss[key] " " $6; count[key]++ }
         END {
-            print "| shape | base | LoRA on | trainer, configuration | rounds | tok/s | peak RSS, MiB | × PyTorch f32 | × QVAC, same base | RSS / PyTorch |"
+            print "| shape | base | LoRA on | trainer, configuration | rounds | tok/s | peak RSS, MiB | × PyTorch in f32 | × QVAC, same base | RSS / PyTorch in f32 |"
             print "|---|---|---|---|---|---|---|---|---|---|"
             for (i = 1; i <= n; i++) {
                 split(order[i], k, " ")
                 torch = k[1] " f32 " k[3] " torch-f32"; qvac = k[1] " " k[2] " " k[3] " qvac"
                 r = median(rate[order[i]]); m = median(rss[order[i]])
                 printf "| %s | %s | %s | %s | %d | %.1f | %.0f | %s | %s | %s |\n", k[1], k[2], k[3], k[4], count[order[i]], r, m,
-                    torch in rate ? sprintf("%.2f", r / median(rate[torch])) : "–",
+                    k[2] == "f32" && torch in rate ? sprintf("%.2f", r / median(rate[torch])) : "–",
                     qvac in rate ? sprintf("%.2f", r / median(rate[qvac])) : "–",
                     torch in rss ? sprintf("%.2f", m / median(rss[torch])) : "–"
             }

@@ -102,6 +102,61 @@ static void a_worker_gives_the_result_of_the_trial_and_its_adapter(void **state)
     ew_free(again.result);
 }
 
+static void an_update_is_scored_against_what_is_served_and_on_old_items(void **state)
+{
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO_ITEMS items = {0};
+    ew_worker_outcome first = {0};
+    ew_worker_outcome second = {0};
+    const ew_trial_spec s = spec(EW_METHOD_LORA);
+    (void)state;
+    NEEDS_AGENT();
+    items_of(&items, 60);
+    size_t n = items.n;
+    items.n = 40; /* the profile as it was */
+    ew_yield y;
+    ew_yield_init(&y);
+    ew_worker_job job = {.spec = &s,
+                         .model_path = model,
+                         .items = &items,
+                         .adapter_path = ew_test_path("first.gguf"),
+                         .n_threads = 1,
+                         .yield = &y};
+    assert_ok(ew_worker_run(self, &job, NULL, &first, &err), &err);
+    assert_true(first.has_adapter && first.beats_served);   /* nothing is served */
+    assert_true(first.known_order == items.item[23].order); /* 60 % of 40 */
+    assert_true(isnan(ew_trial_result_mean(first.result, "served.val.nll")));
+    assert_true(strlen(first.stop_reason) > 0 && !first.diverged);
+    items.n = n;
+    job.adapter_path = ew_test_path("second.gguf");
+    job.has_served = true;
+    job.served_path = ew_test_path("first.gguf");
+    job.known_order = first.known_order;
+    job.update = true;
+    job.replay = 0.25;
+    assert_ok(ew_worker_run(self, &job, NULL, &second, &err), &err);
+    assert_int_equal(second.result->code, EW_OK);
+    const ew_trial_result *r = second.result;
+    assert_true(ew_trial_result_mean(r, "n.new") == 12);      /* 60 % of 60, less the 24 known */
+    assert_true(ew_trial_result_mean(r, "n.replayed") == 16); /* at least so many, all but the witnesses */
+    assert_true(ew_trial_result_mean(r, "n.old") == 8);       /* a third of 24 */
+    static const char *const names[] = {"served.val.nll", "served.val.score", "old.before.nll", "old.after.nll"};
+    for (size_t i = 0; i < EW_COUNT(names); i++) {
+        assert_true(isfinite(ew_trial_result_mean(r, names[i])));
+    }
+    double served = ew_trial_result_mean(r, "served.val.nll");
+    assert_true(!second.beats_served || ew_trial_result_mean(r, "val.nll") < served);
+    /* Another base's adapter is refused with words, and the trial is told. */
+    ew_free(second.result);
+    job.served_path = ew_test_text("bad.gguf", "no adapter");
+    assert_ok(ew_worker_run(self, &job, NULL, &second, &err), &err);
+    assert_int_equal(second.result->code, EW_ECORRUPT);
+    assert_false(second.has_adapter);
+    ew_free(first.result);
+    ew_free(second.result);
+    ew_yield_release(&y);
+}
+
 static void a_failed_trial_is_a_result_with_its_words(void **state)
 {
     ew_error err = EW_ERROR_INIT;
@@ -244,6 +299,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_worker_gives_the_result_of_the_trial_and_its_adapter),
+        cmocka_unit_test(an_update_is_scored_against_what_is_served_and_on_old_items),
         cmocka_unit_test(a_failed_trial_is_a_result_with_its_words),
         cmocka_unit_test(what_is_no_worker_gives_an_error),
         cmocka_unit_test(a_killed_child_is_told_with_its_signal),

@@ -187,7 +187,7 @@ static double mean_loss(void *ctx)
 static void mezo_is_the_gradient_on_average(const ew_adapter_opt *opt, float eps)
 {
     enum {
-        DIRS = 3000
+        DIRS = 1200
     };
     net fwd, t;
     net_open(&t, opt, EW_TUNE_RUNG_KEEP);

@@ -213,7 +213,7 @@ static void rungs_of_the_same_function_learn_the_same(void **state)
         off += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
         all += (double)a[i] * (double)a[i];
     }
-    if (!(off > 0) || !(sqrt(off / all) < 0.02)) {
+    if (!(off > 0) || !(sqrt(off / all) < 0.05)) {
         fail_msg("inputs in bf16 move the parameters by %g of their norm", sqrt(off / all));
     }
 }

@@ -353,6 +353,77 @@ static void long_prompts_lose_their_front_not_the_answer(void **state)
     same(a, b);
 }
 
+/* What holds nothing to learn is left out and counted; an answer without a prompt gives its first token for one. */
+static void empty_examples_are_counted_not_learned(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32);
+    EW_AUTO(ew_adapter) a = NULL;
+    EW_AUTO(ew_adapter) b = NULL;
+    ew_tune_opt opt = base_opt(m);
+    const int32_t full[] = {3, 4, 5, 6, 7};
+    const ew_tune_example bad[] = {{full, 3, 0}, {NULL, 0, 0}, {full, 0, 1}, {full, 0, 4}, {full, 2, 3}, {NULL, 4, 2}};
+    const ew_tune_example good[] = {{full, 1, 3}, {full, 2, 3}};
+    opt.train = bad;
+    opt.n_train = EW_COUNT(bad);
+    opt.val = bad;
+    opt.n_val = 1;
+    opt.batch = 1;
+    ew_tune_report r;
+    assert_ok(ew_tune(&opt, &a, &r, &err), &err);
+    assert_int_equal(r.empty, 5); /* four of training, the one of validation */
+    assert_int_equal(r.steps, 20);
+    opt.train = good;
+    opt.n_train = EW_COUNT(good);
+    opt.n_val = 0;
+    assert_ok(ew_tune(&opt, &b, &r, &err), &err);
+    assert_int_equal(r.empty, 0);
+    same(a, b);
+    opt.train = bad;
+    opt.n_train = 3;
+    ew_adapter_free(&a);
+    assert_fails(EW_EINVAL, ew_tune(&opt, &a, &r, &err), &err, "nothing to learn");
+}
+
+static void energy_heat_and_mains_end_a_part_and_the_next_goes_on(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_Q8_0);
+    EW_AUTO(ew_adapter) whole = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
+    ew_tune_opt opt = base_opt(m);
+    assert_ok(ew_tune(&opt, &whole, NULL, &err), &err);
+    opt.checkpoint = ew_test_path("budget.ckpt");
+    const char *root = ew_test_path("machine");
+    char path[600];
+    (void)snprintf(path, sizeof(path), "%s/sys/class/power_supply/BAT0", root);
+    assert_ok(ew_dir_make(path, 0700, &err), &err);
+    (void)snprintf(path, sizeof(path), "%s/sys/class/power_supply/BAT0/type", root);
+    assert_ok(ew_file_replace(path, "Battery\n", 8, 0600, &err), &err);
+    (void)snprintf(path, sizeof(path), "%s/sys/class/power_supply/BAT0/status", root);
+    assert_ok(ew_file_replace(path, "Discharging\n", 12, 0600, &err), &err);
+    opt.sys_root = root;
+    opt.only_on_mains = true;
+    ew_tune_report r;
+    assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+    assert_int_equal(r.stop, EW_TUNE_STOP_MAINS);
+    assert_int_equal(r.steps, 0);
+    assert_non_null(strstr(r.stop_reason, "battery"));
+    ew_adapter_free(&l);
+    opt.only_on_mains = false;
+    opt.max_joules = 1e-9;
+    assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+    assert_int_equal(r.stop, EW_TUNE_STOP_ENERGY);
+    assert_true(r.resumed);
+    ew_adapter_free(&l);
+    opt.max_joules = 0;
+    assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+    assert_int_equal(r.stop, EW_TUNE_STOP_DONE);
+    same(whole, l);
+}
+
 static void every_allocation_may_fail(void **state)
 {
     (void)state;
@@ -450,6 +521,8 @@ int main(void)
         cmocka_unit_test(damaged_checkpoint_is_refused),
         cmocka_unit_test(killed_at_seeded_moments_it_ends_with_the_same_bytes),
         cmocka_unit_test(long_prompts_lose_their_front_not_the_answer),
+        cmocka_unit_test(empty_examples_are_counted_not_learned),
+        cmocka_unit_test(energy_heat_and_mains_end_a_part_and_the_next_goes_on),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(full_disk_costs_checkpoints_not_the_run),
         cmocka_unit_test(bad_options_are_refused),
