@@ -4,10 +4,12 @@
 # behind, updates with replay and what they forget, the way back, several adapters, a merged model, forgetting that re-trains, learning by itself, a
 # full disk.
 . "$(dirname "$0")/lib.sh"
+limit=400
+[ -z "$san" ] || limit=4000
 make_coordinator
 ok edgewise model import "$house_model" --name deb-tiny --variants q8_0
 enrol dev
-settings=(--threads 1 --memory-limit "${limit:-400}M" --set learn-quiet=0 --set learn-on-mains=false)
+settings=(--threads 1 --memory-limit "${limit}M" --set learn-quiet=0 --set learn-on-mains=false)
 
 # A history that can be learned: what is asked for and its answer share a word that the model cannot know.
 items() { # items FROM TO WORD
@@ -19,10 +21,13 @@ items() { # items FROM TO WORD
 }
 items 1 30 alpha >first.jsonl
 ok edgewise-agent data import --dir dev first.jsonl
+kernels=ref # slow, so that there is time to pause
+[ -z "$san" ] || kernels="" # slow enough
+begin() { if [ -n "$kernels" ]; then EW_CPU=$kernels start_agent dev "${settings[@]}" "$@"; else start_agent dev "${settings[@]}" "$@"; fi; }
 # What the machine can is measured with the fast kernels.
 start_agent dev "${settings[@]}"
 stop "${agent[dev]}" || fail "the agent ended with status $?"
-EW_CPU=ref start_agent dev "${settings[@]}"
+begin
 until_ 20 "dev is connected" is_connected dev
 
 field() { # field PATH: of the status
@@ -37,8 +42,6 @@ worker_of() { # the worker of an agent
     done
     return 1
 }
-kernels=ref # slow, so that there is time to pause
-begin() { if [ -n "$kernels" ]; then EW_CPU=$kernels start_agent dev "${settings[@]}" "$@"; else start_agent dev "${settings[@]}" "$@"; fi; }
 again() { # kill -9, then a new agent
     stop "${agent[dev]}" KILL
     begin "$@"
