@@ -360,8 +360,13 @@ static bool hash_one(ew_sha256_stream *s, const char *dir, const char *name)
     if (ew_file_map_open(path, &map, NULL) != EW_OK) {
         return false;
     }
-    ew_file_map_advise(map, 0, ew_file_map_size(map), EW_FILE_SEQUENTIAL);
-    ew_sha256_stream_add(s, ew_file_map_data(map), ew_file_map_size(map));
+    const size_t size = ew_file_map_size(map), piece = 4 * 1024 * 1024;
+    ew_file_map_advise(map, 0, size, EW_FILE_SEQUENTIAL);
+    for (size_t at = 0; at < size;
+         at += piece) { /* pages go as soon as they are read: they would count as this process's */
+        ew_sha256_stream_add(s, ew_file_map_data(map) + at, EW_MIN(piece, size - at));
+        ew_file_map_advise(map, at, piece, EW_FILE_DONTNEED);
+    }
     ew_file_map_free(&map);
     return true;
 }

@@ -269,6 +269,9 @@ static void optimize(ew__tuner *t, const ew_pass_window *window, double norm)
                              .grad_scale = cut ? (float)((double)o->clip / norm) : 1.0F};
     size_t n;
     float *p = ew_adapter_params(t->adapter, &n);
+    if (t->o.n_val == 0) { /* the last whose loss was a number */
+        memcpy(t->best, p, n * sizeof(float));
+    }
     ew_adapter_span span[2] = {{0, n}, {n, 0}};
     if (window != NULL) {
         ew_exits_spans(t->cfg, &o->adapter, n, window, span);
@@ -342,6 +345,9 @@ static void mezo_step(ew__tuner *t, step_result *r)
     r->nll = res.loss * (double)m.answers;
     r->answers = m.answers;
     r->tokens = m.tokens;
+    if (t->o.n_val == 0 && res.finite) {
+        memcpy(t->best, t->kept, n * sizeof(float));
+    }
     r->finite = res.finite;
 }
 
@@ -391,15 +397,13 @@ static void evaluate(ew__tuner *t)
     if (st->n_curve == 0) {
         st->val_before = t->o.rung == EW_TUNE_RUNG_BLOCKWISE ? validate(t, NULL) : val;
     }
-    if (t->o.n_val == 0 || first || val < st->val_best) {
+    if (t->o.n_val == 0 ? st->bad_in_row == 0 : first || val < st->val_best) {
         size_t n;
         const float *p = ew_adapter_params(t->adapter, &n);
         st->val_best = val;
         st->best_step = st->step;
         st->since_best = 0;
-        if (t->best != NULL) {
-            memcpy(t->best, p, n * sizeof(float));
-        }
+        memcpy(t->best, p, n * sizeof(float));
     } else {
         st->since_best++;
     }
@@ -676,10 +680,8 @@ ew_status ew_tune(const ew_tune_opt *opt, ew_adapter **ret_adapter, ew_tune_repo
     }
     if (st == EW_OK) {
         size_t n;
-        if (t->best != NULL) {
-            memcpy(ew_adapter_params(t->adapter, &n), t->best, t->n * sizeof(float));
-            ew_adapter_refresh(t->adapter, t->o.model, &t->o.exec);
-        }
+        memcpy(ew_adapter_params(t->adapter, &n), t->best, t->n * sizeof(float));
+        ew_adapter_refresh(t->adapter, t->o.model, &t->o.exec);
         if (ret_report != NULL) {
             fill_report(t, &plan, resumed, ret_report);
         }

@@ -15,7 +15,7 @@
  * tried again, and the report says so.
  *
  * A step whose loss or gradient is not finite changes nothing and halves the rate; after six in a row the run stops with its last good
- * parameters. Pause: the progress callback returns false, then start again.
+ * parameters (the best on the validation items, or the last whose loss was a number). Pause: the progress callback returns false, then start again.
  * Locking: the call uses exec's pool; one call per thread. */
 #ifndef EW_TRAIN_TUNE_H
 #define EW_TRAIN_TUNE_H

@@ -21,7 +21,7 @@ bool ew__tune_take(ew__tuner *t, ew_arena *a)
     t->n_learn = t->o.rung == EW_TUNE_RUNG_BLOCKWISE ? ew_exits_most(t->cfg, &t->o.adapter, t->n) : t->n;
     t->grad = forward_only ? NULL : ew_arena_take(a, t->n_learn, sizeof(float));
     t->kept = forward_only ? ew_arena_take(a, t->n, sizeof(float)) : NULL;
-    t->best = t->o.n_val > 0 ? ew_arena_take(a, t->n, sizeof(float)) : NULL;
+    t->best = ew_arena_take(a, t->n, sizeof(float));
     t->optim = (ew_optim){0};
     bool ok = forward_only || ew_optim_take(&t->optim, a, t->n_learn, t->o.optimizer_8bit, t->o.seed);
     ok = ew_pass_take(t->pass, a, t->t_max, t->a_max) && ok;
@@ -106,7 +106,7 @@ static ew_status plan_memory(ew__tuner *t, size_t t_max, ew_tune_memory_plan *p,
         (void)ew_optim_take(&t->optim, &state, t->n_learn, t->o.optimizer_8bit, t->o.seed);
     }
     const uint64_t learns = forward_only ? n : t->n_learn * sizeof(float); /* the copy of MeZO, or a gradient */
-    const uint64_t vectors = state.peak + learns + (t->o.n_val > 0 ? n : 0);
+    const uint64_t vectors = state.peak + learns + n;
     const uint64_t scratch = ew_pass_scratch_bytes(t->pass) + t_max * 12;
     p->adapter_bytes = ew_adapter_bytes(t->o.model, &t->o.adapter) + vectors;
     p->scratch_bytes = scratch;

@@ -52,9 +52,7 @@ static size_t blocks_of(ew__tuner *t, ew_checkpoint_block b[static BLOCKS_MAX])
     float *p = ew_adapter_params(t->adapter, &np);
     b[n++] = (ew_checkpoint_block){"state", &t->st, sizeof(t->st)};
     b[n++] = (ew_checkpoint_block){"params", p, np * sizeof(float)};
-    if (t->best != NULL) {
-        b[n++] = (ew_checkpoint_block){"best", t->best, np * sizeof(float)};
-    }
+    b[n++] = (ew_checkpoint_block){"best", t->best, np * sizeof(float)};
     return n + (t->optim.n != 0 ? ew_optim_blocks(&t->optim, b + n) : 0);
 }
 

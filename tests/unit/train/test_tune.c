@@ -211,6 +211,48 @@ static void not_finite_steps_are_skipped_and_then_end_the_run(void **state)
     assert_int_equal(r.stop, EW_TUNE_STOP_DIVERGED);
     assert_int_equal(r.skipped, r.steps);
     assert_true(strstr(r.stop_reason, "finite") != NULL);
+    same(init, l);
+}
+
+typedef struct poison {
+    float *weight;
+    int calls_left;
+} poison;
+
+static bool spoil(const ew_progress_info *info, void *ctx)
+{
+    poison *p = ctx;
+    (void)info;
+    if (--p->calls_left == 0) {
+        *p->weight = NAN;
+    }
+    return true;
+}
+
+static void gone_wrong_on_the_way_it_gives_the_last_good_parameters(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    tiny_model tm;
+    assert_true(tiny_open(&tm, tiny_config(), 21));
+    EW_AUTO(ew_adapter) bad = NULL;
+    EW_AUTO(ew_adapter) good = NULL;
+    ew_tune_opt opt = base_opt(tm.model);
+    opt.n_val = 0;
+    opt.warmup = -1;
+    opt.min_lr = 1; /* the rate is the same however many steps are planned */
+    opt.max_steps = 4;
+    assert_ok(ew_tune(&opt, &good, NULL, &err), &err);
+    poison p = {.weight = tm.linear[1][EW_LINEAR_V], .calls_left = 5};
+    opt.max_steps = 30;
+    opt.progress = (ew_progress){spoil, &p};
+    ew_tune_report r;
+    assert_ok(ew_tune(&opt, &bad, &r, &err), &err);
+    assert_int_equal(r.stop, EW_TUNE_STOP_DIVERGED);
+    assert_int_equal(r.steps, 11);
+    assert_int_equal(r.skipped, 6);
+    same(good, bad);
+    tiny_close(&tm);
 }
 
 static bool stop_at_once(const ew_progress_info *info, void *ctx)
@@ -517,6 +559,7 @@ int main(void)
         cmocka_unit_test(no_time_means_a_stop_with_the_start_kept),
         cmocka_unit_test(plateau_stops_and_the_best_is_kept),
         cmocka_unit_test(not_finite_steps_are_skipped_and_then_end_the_run),
+        cmocka_unit_test(gone_wrong_on_the_way_it_gives_the_last_good_parameters),
         cmocka_unit_test(cancelled_run_goes_on_from_its_checkpoint),
         cmocka_unit_test(damaged_checkpoint_is_refused),
         cmocka_unit_test(killed_at_seeded_moments_it_ends_with_the_same_bytes),
