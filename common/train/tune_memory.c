@@ -43,8 +43,8 @@ static uint64_t example_bytes(const ew_tune_example *x, size_t n)
     return bytes;
 }
 
-/* Pages of the model's file that are resident at once. Given back after use: those of one layer, or of the head and of the rows of
- * the embedding that the pass reads. */
+/* Pages of the model's file that are resident at once. Given back after use: those of one layer, or of the head, or of the rows
+ * of the embedding that the pass reads. */
 static uint64_t weights_bytes(const ew__tuner *t)
 {
     const ew_model *m = t->o.model;
@@ -59,11 +59,11 @@ static uint64_t weights_bytes(const ew__tuner *t)
     }
     const uint64_t ends = ew_model_pages_bytes(m, t->cfg->L), rest = ew_model_weights_bytes(m) - layers - ends;
     const ew_mat *embd = ew_model_token_embd(m), *head = ew_model_output(m);
-    uint64_t top = (uint64_t)head->rows * head->row_bytes;
+    most = EW_MAX(most, (uint64_t)head->rows * head->row_bytes);
     if (embd->data != head->data) {
-        top += EW_MIN((uint64_t)embd->rows * embd->row_bytes, (uint64_t)t->t_max * FAULT_AROUND_BYTES);
+        most = EW_MAX(most, EW_MIN((uint64_t)embd->rows * embd->row_bytes, (uint64_t)t->t_max * FAULT_AROUND_BYTES));
     }
-    return rest + EW_MAX(most, top);
+    return rest + most;
 }
 
 ew_status ew__tune_pass(ew__tuner *t, ew_error *reterr)
