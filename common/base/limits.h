@@ -16,7 +16,7 @@
 #define EW_LIMIT_LAYERS 512u
 #define EW_LIMIT_CONTEXT_TOK 1048576u
 #define EW_LIMIT_PROFILE_ITEMS 100000u
-#define EW_LIMIT_IMPORT_CONTEXT_BYTES (64u * 1024) /* of a conversation before the turn that is learned */
+#define EW_LIMIT_IMPORT_CONTEXT_BYTES (64u * 1024)       /* of a conversation before the turn that is learned */
 #define EW_LIMIT_IMPORT_RECORD_BYTES (16u * 1024 * 1024) /* a whole profile of LaMP */
 #define EW_LIMIT_IMPORT_TURNS 4096u
 #define EW_LIMIT_CHAT_TEMPLATE_BYTES (256u * 1024) /* the longest known is 20 KiB */

@@ -133,8 +133,9 @@ ew_status ew_model_check_plain(const ew_model_config *cfg, ew_error *reterr)
         {cfg->rope_mscale != 0 || cfg->rope_scaling == EW_ROPE_SCALING_LONGROPE, "has yarn or longrope positions"}};
     for (size_t i = 0; i < EW_COUNT(features); i++) {
         if (features[i].has) {
-            return ew_fail(reterr, EW_EUNSUPPORTED, "this is for models of the 'llama' architecture; this one, '%s', %s",
-                           cfg->arch, features[i].what);
+            return ew_fail(reterr, EW_EUNSUPPORTED,
+                           "this is for models of the 'llama' architecture; this one, '%s', %s", cfg->arch,
+                           features[i].what);
         }
     }
     return EW_OK;

@@ -404,7 +404,8 @@ ew_status ew_vault_search(ew_vault *v, const char *query, size_t k, double recen
         return ew_fail(reterr, EW_ENOMEM, "no memory for %zu hits", k);
     }
     size_t n = 0;
-    const ew_rag_query q = {.text = query, .size = strlen(query), .k = k, .before_order = UINT64_MAX, .recency = recency};
+    const ew_rag_query q = {
+        .text = query, .size = strlen(query), .k = k, .before_order = UINT64_MAX, .recency = recency};
     EW_AUTO_ITEMS items = {0};
     ew_status st = ew_rag_search(v->rag, &q, hit, &n, reterr);
     for (size_t i = 0; st == EW_OK && i < n; i++) {
