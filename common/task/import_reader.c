@@ -151,6 +151,7 @@ static ew_status between(ew__import_reader *r, bool *ret_found, ew_error *reterr
         advance(r);
         EW_TRY(skip_blanks(r, &c, reterr));
         if (c != -1) {
+            r->broken = true;
             return ew_fail(reterr, EW_ECORRUPT, "%s:%zu: there is something behind the array", r->name, r->line);
         }
     }

@@ -179,6 +179,7 @@ static void bad_records_are_left_out_when_asked_to(void **state)
             &report);
     assert_int_equal(array.n, 2);
     assert_int_equal(report.n_bad, 2);
+    read_fails("[{\"input\":\"a\",\"output\":\"b\"}] x", &opt, EW_ECORRUPT, "behind the array");
     read_fails("{\"x\":1}\n{\"y\":1}\n", &opt, EW_EINVAL, "none of its 2 records");
     read_fails("[{\"input\":\"a\",\"output\":\"b\"}, {\"input", &opt, EW_ECORRUPT, "f:1: the record does not end");
 }
