@@ -211,6 +211,12 @@ static ew_status add_turn(importer *im, const json_t *obj, conversation *c, size
     if (number > 1) {
         EW_AUTO_BUF id = {0};
         ew_buf_addf(&id, "%s#%zu", item.id, number);
+        if (id.size > EW__ITEM_ID_MAX) {
+            char hex[65];
+            ew_item_content_hash(&item, hex);
+            ew_buf_clear(&id);
+            ew_buf_adds(&id, hex);
+        }
         char *named = ew_buf_take(&id);
         if (named == NULL) {
             ew_item_release(&item);

@@ -283,8 +283,9 @@ ew_status ew__item_make(const json_t *obj, const char *where, ew_buf *input, ew_
     (void)first_of(obj, user_keys, EW_COUNT(user_keys), &user);
     int64_t order = 0;
     EW_TRY(ew_json_opt_i64(obj, where, "order", 0, INT64_MAX, &order, reterr));
-    if (id.size > 256 || user.size > 256) {
-        return ew_fail(reterr, EW_ELIMIT, "%s: the %s is longer than 256 bytes", where, id.size > 256 ? "id" : "user");
+    if (id.size > EW__ITEM_ID_MAX || user.size > EW__ITEM_ID_MAX) {
+        return ew_fail(reterr, EW_ELIMIT, "%s: the %s is longer than %u bytes", where,
+                       id.size > EW__ITEM_ID_MAX ? "id" : "user", EW__ITEM_ID_MAX);
     }
     ew_item item = {NULL, ew_str_dup(ew_buf_str(&user)), ew_str_dup(input->data), ew_str_dup(output->data),
                     (uint64_t)order};
@@ -337,16 +338,35 @@ static bool same_content(const ew_item *a, const ew_item *b)
     return strcmp(a->input, b->input) == 0 && strcmp(a->output, b->output) == 0;
 }
 
+/* A record may hold more than one line does: it is one of a profile's, or its line had fewer escapes. */
+static ew_status check_line(const ew_item *item, const char *where, ew_error *reterr)
+{
+    EW_AUTO_BUF line = {.max = (size_t)EW_LIMIT_JSONL_LINE_BYTES * 32};
+    if (strlen(item->input) + strlen(item->output) < EW_LIMIT_JSONL_LINE_BYTES / 8) {
+        return EW_OK; /* however it is escaped */
+    }
+    ew_item_write(item, &line);
+    EW_TRY(ew_buf_check(&line, reterr));
+    return line.size <= EW_LIMIT_JSONL_LINE_BYTES
+               ? EW_OK
+               : ew_fail(reterr, EW_ELIMIT, "%s: the item takes more than %u bytes", where, EW_LIMIT_JSONL_LINE_BYTES);
+}
+
 ew_status ew__items_add_unique(ew_items *items, ew_map *ids, const char *where, ew_item *item, ew_error *reterr)
 {
     EW_AUTO_BUF key = {0};
+    EW_TRY(check_line(item, where, reterr));
     EW_TRY(id_key(item, &key, reterr));
     uintptr_t at = (uintptr_t)ew_map_get(ids, key.data, key.size);
     if (at != 0 && !same_content(&items->item[at - 1], item)) {
         EW_AUTO_BUF id = {0};
         char hex[65];
         ew_item_content_hash(item, hex);
-        ew_buf_addf(&id, "%s~%.8s", item->id, hex);
+        if (strlen(item->id) + 9 <= EW__ITEM_ID_MAX) {
+            ew_buf_addf(&id, "%s~", item->id);
+            hex[8] = '\0';
+        }
+        ew_buf_adds(&id, hex);
         EW_TRY(ew_buf_check(&id, reterr));
         ew_free(item->id);
         item->id = ew_buf_take(&id);

@@ -12,6 +12,7 @@
 
 #define KEY_NAME "profile.key"
 #define CHECK_TEXT "edgewise vault"
+#define ID_MAX 256u /* of an item, as task/item reads it */
 
 static const char *const migrations[] = {
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
@@ -179,6 +180,13 @@ static ew_status free_id(ew_vault *v, const ew_item *item, const uint8_t *conten
         ew_hex_encode(content_mac, 4, hex);
         ew_buf_addf(id, "~%s", hex);
         EW_TRY(ew_buf_check(id, reterr));
+        if (id->size > ID_MAX) {
+            char whole[2 * EW_SHA256_SIZE + 1];
+            ew_hex_encode(content_mac, EW_SHA256_SIZE, whole);
+            ew_buf_clear(id);
+            ew_buf_adds(id, whole);
+            EW_TRY(ew_buf_check(id, reterr));
+        }
         mac_of(v, 'i', item->user, id->data, id_mac);
     }
     return ew_buf_check(id, reterr);
@@ -194,6 +202,15 @@ static ew_status insert_row(ew_vault *v, const uint8_t *id_mac, const uint8_t *c
     EW_TRY(ew_stmt_run(st, reterr));
     *ret_row = (uint64_t)ew_db_last_rowid(v->db);
     return EW_OK;
+}
+
+/* One record that cannot be read back would take the whole profile with it. */
+static ew_status check_readable(const ew_item *item, const ew_buf *text, ew_error *reterr)
+{
+    EW_CLEANUP(ew_item_release) ew_item back = {0};
+    char where[96];
+    (void)snprintf(where, sizeof(where), "the item '%.64s' as it would be stored", item->id);
+    return ew_item_parse(where, text->data, text->size, &back, reterr);
 }
 
 static ew_status add_item(ew_vault *v, const ew_item *item, bool *ret_added, ew_error *reterr)
@@ -216,7 +233,10 @@ static ew_status add_item(ew_vault *v, const ew_item *item, bool *ret_added, ew_
     EW_AUTO_BUF sealed = {.max = (size_t)EW_LIMIT_JSONL_LINE_BYTES * 8};
     ew_item_write(&named, &text);
     EW_TRY(ew_buf_check(&text, reterr));
-    ew_status status = ew__vault_seal(v, "item", row, 0, (ew_span){text.data, text.size}, &sealed, reterr);
+    ew_status status = check_readable(&named, &text, reterr);
+    if (status == EW_OK) {
+        status = ew__vault_seal(v, "item", row, 0, (ew_span){text.data, text.size}, &sealed, reterr);
+    }
     ew_wipe(text.data, text.size);
     EW_TRY(status);
     EW_AUTO(ew_stmt) st = NULL;

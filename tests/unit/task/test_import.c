@@ -31,11 +31,13 @@ static void check_item(const ew_items *items, size_t i, const char *input, const
     assert_int_equal(items->item[i].order, i);
 }
 
-#define CHAT                                                                                                           \
-    "{\"id\":\"c\",\"messages\":[{\"role\":\"system\",\"content\":\"Be brief.\"},"                                     \
+#define CHAT "{\"id\":\"c\"," CHAT_TURNS "}"
+
+#define CHAT_TURNS                                                                                                     \
+    "\"messages\":[{\"role\":\"system\",\"content\":\"Be brief.\"},"                                                   \
     "{\"role\":\"user\",\"content\":\"One?\"},{\"role\":\"assistant\",\"content\":\"1\"},"                             \
     "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"And \"},{\"type\":\"text\",\"text\":\"two?\"}]},"   \
-    "{\"role\":\"assistant\",\"content\":\"2\"},{\"role\":\"user\",\"content\":\"Thanks\"}]}"
+    "{\"role\":\"assistant\",\"content\":\"2\"},{\"role\":\"user\",\"content\":\"Thanks\"}]"
 
 static void a_chat_gives_its_last_answer(void **state)
 {
@@ -214,6 +216,41 @@ static void long_lines_and_long_conversations_have_limits(void **state)
     assert_non_null(strstr(items.item[0].input, "299"));
 }
 
+/* What is taken can be written as a line and read again, whatever form it came in. */
+static void every_item_fits_a_line_and_its_id_is_short(void **state)
+{
+    (void)state;
+    EW_AUTO_BUF text = {0};
+    EW_AUTO_ITEMS items = {0};
+    EW_AUTO_ITEMS back = {0};
+    EW_AUTO_BUF lines = {0};
+    ew_import_report report;
+    ew_error err = EW_ERROR_INIT;
+    ew_buf_adds(&text, "{\"id\":\"1\",\"profile\":[{\"id\":\"a\",\"input\":\"i\",\"output\":\"o\"},"
+                       "{\"id\":\"b\",\"input\":\"");
+    for (size_t i = 0; i < EW_LIMIT_JSONL_LINE_BYTES; i++) {
+        ew_buf_addc(&text, 'x');
+    }
+    ew_buf_adds(&text, "\",\"output\":\"o\"}]}\n");
+    assert_int_equal(text.status, EW_OK);
+    read_fails(ew_buf_str(&text), NULL, EW_ELIMIT, "more than");
+    ew_buf_clear(&text);
+    ew_buf_adds(&text, "{\"id\":\"");
+    for (size_t i = 0; i < 256; i++) {
+        ew_buf_addc(&text, 'i');
+    }
+    ew_buf_adds(&text, "\"," CHAT_TURNS "}\n");
+    const ew_import_opt opt = {.each_turn = true};
+    read_ok(ew_buf_str(&text), &opt, &items, &report);
+    assert_int_equal(items.n, 2);
+    assert_int_equal(strlen(items.item[0].id), 256);
+    for (size_t i = 0; i < items.n; i++) {
+        ew_item_write(&items.item[i], &lines);
+    }
+    assert_ok(ew_items_read_mem("back", ew_buf_str(&lines), lines.size, &back, &err), &err);
+    assert_int_equal(back.n, 2);
+}
+
 static void files_are_read_across_chunks(void **state)
 {
     (void)state;
@@ -257,6 +294,7 @@ int main(void)
         cmocka_unit_test(errors_name_the_line_of_the_record),
         cmocka_unit_test(bad_records_are_left_out_when_asked_to),
         cmocka_unit_test(long_lines_and_long_conversations_have_limits),
+        cmocka_unit_test(every_item_fits_a_line_and_its_id_is_short),
         cmocka_unit_test(files_are_read_across_chunks),
         cmocka_unit_test(format_names_are_read_back),
     };

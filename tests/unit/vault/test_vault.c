@@ -87,6 +87,34 @@ static void import_is_all_or_nothing(void **state)
     assert_int_equal(n, 3);
 }
 
+/* Whatever is taken can be read again: one record that cannot would take the whole profile with it. */
+static void what_could_not_be_read_back_is_refused(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_vault) v = sample(ew_test_path("r.db"));
+    ew_vault_import_result r;
+    EW_AUTO_BUF input = {0};
+    char id[257] = "";
+    for (size_t i = 0; i < 1000 * 1000; i++) {
+        ew_buf_addc(&input, i % 2 == 0 ? '"' : 'x');
+    }
+    ew_item item = {(char *)(uintptr_t) "big", (char *)(uintptr_t) "", input.data, (char *)(uintptr_t) "o", 0};
+    const ew_items big = {.item = &item, .n = 1};
+    assert_fails(EW_ELIMIT, ew_vault_add_items(v, &big, &r, &err), &err, "'big'");
+    memset(id, 'i', sizeof(id) - 1);
+    item.id = id;
+    input.data[10] = '\0';
+    assert_ok(ew_vault_add_items(v, &big, &r, &err), &err);
+    input.data[9] = '\0'; /* another content under the same, longest id */
+    assert_ok(ew_vault_add_items(v, &big, &r, &err), &err);
+    EW_AUTO_ITEMS items = {0};
+    assert_ok(ew_vault_items(v, &items, &err), &err);
+    assert_int_equal(items.n, 5);
+    assert_string_equal(items.item[3].id, id);
+    assert_int_equal(strlen(items.item[4].id), 64);
+}
+
 static void search_finds_the_persons_items(void **state)
 {
     (void)state;
@@ -410,6 +438,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(import_is_idempotent_and_keeps_the_order),
         cmocka_unit_test(import_is_all_or_nothing),
+        cmocka_unit_test(what_could_not_be_read_back_is_refused),
         cmocka_unit_test(search_finds_the_persons_items),
         cmocka_unit_test(nothing_readable_reaches_the_disk),
         cmocka_unit_test(another_key_is_refused),
