@@ -145,7 +145,9 @@ static void scales_backward(const layer_pass *p, ew_linear l, const float *x, co
         for (size_t t = 0; t < n; t++) {
             const float *d = dy + (at + t) * f, *yt = y + t * f;
             for (size_t i = 0; g.magnitude != NULL && i < f; i++) {
-                g.magnitude[i] += d[i] * (out != NULL ? out[i] : 1.0F) * yt[i] / h->norm[i];
+                if (h->norm[i] > 0) { /* a row of zeros stays one: its ratio is 0 */
+                    g.magnitude[i] += d[i] * (out != NULL ? out[i] : 1.0F) * yt[i] / h->norm[i];
+                }
             }
             for (size_t i = 0; g.out_scale != NULL && i < f; i++) {
                 g.out_scale[i] += d[i] * ((ratio != NULL ? ratio[i] : 1.0F) * yt[i] + (bias != NULL ? bias[i] : 0.0F));

@@ -122,6 +122,12 @@ ew_status ew__tune_rung_options(ew__tuner *t, ew_error *reterr)
     return EW_OK;
 }
 
+/* Tokens of the longest sequence: virtual positions take of those that a model has learned. */
+static uint32_t longest_sequence(const ew_model_config *cfg, const ew_adapter_opt *a)
+{
+    return cfg->n_pos > a->n_virtual ? EW_MIN(cfg->n_ctx_train, cfg->n_pos - a->n_virtual) : cfg->n_ctx_train;
+}
+
 static ew_status resolve(const ew_tune_opt *opt, ew_tune_opt *o, ew_error *reterr)
 {
     *o = *opt;
@@ -145,15 +151,18 @@ static ew_status resolve(const ew_tune_opt *opt, ew_tune_opt *o, ew_error *reter
     o->epochs = o->epochs != 0 ? o->epochs : 3;
     o->batch = o->batch != 0 ? o->batch : 8;
     o->accumulate = o->accumulate != 0 ? o->accumulate : 1;
-    o->seq_max = o->seq_max != 0 ? o->seq_max : EW_MIN(512u, cfg->n_ctx_train);
+    const uint32_t seq_limit = longest_sequence(cfg, &o->adapter);
+    o->seq_max = o->seq_max != 0 ? o->seq_max : EW_MIN(512u, seq_limit);
     o->patience = o->patience != 0 ? o->patience : 3;
     o->checkpoint_every = o->checkpoint_every != 0 ? o->checkpoint_every : 20;
-    if (o->beta1 >= 1 || o->beta2 >= 1 || !(o->weight_decay >= 0) || !isfinite(o->weight_decay)) {
-        return ew_fail(reterr, EW_EINVAL, "betas or weight decay are out of range");
+    if (o->beta1 >= 1 || o->beta2 >= 1 || !isfinite(o->eps) || o->warmup > 1 || o->min_lr > 1 ||
+        !(o->weight_decay >= 0) || !isfinite(o->weight_decay)) {
+        return ew_fail(reterr, EW_EINVAL,
+                       "betas, eps, warm-up, the last rate's share or weight decay are out of range");
     }
-    if (o->seq_max < 8 || o->seq_max > cfg->n_ctx_train) {
-        return ew_fail(reterr, EW_EINVAL, "sequence length %u: this model takes 8 to %u tokens", o->seq_max,
-                       cfg->n_ctx_train);
+    if (o->seq_max < 8 || o->seq_max > seq_limit) {
+        return ew_fail(reterr, EW_EINVAL, "sequence length %u: this model takes 8 to %u tokens%s", o->seq_max,
+                       seq_limit, seq_limit < cfg->n_ctx_train ? " beside the virtual positions" : "");
     }
     return EW_OK;
 }

@@ -54,8 +54,8 @@ typedef struct ew_tune_opt {
     float lr;                /* 0 = what suits the kind: ew_tune_default_lr */
     float weight_decay;      /* on all parameters alike */
     float clip;              /* largest gradient norm; 0 = 1.0, negative = none */
-    float warmup;            /* share of steps; 0 = 0.05 (MeZO: none), negative = none */
-    float min_lr;            /* share of lr at the end of the cosine; 0 = 0.1 (MeZO: 1), negative = 0 */
+    float warmup;            /* share of steps, up to 1; 0 = 0.05 (MeZO: none), negative = none */
+    float min_lr;            /* share of lr, up to 1, at the end of the cosine; 0 = 0.1 (MeZO: 1), negative = 0 */
     float beta1, beta2, eps; /* 0 = 0.9, 0.999, 1e-8 */
     bool optimizer_8bit;     /* moments in 8 bits (optim.h) */
     float mezo_eps;          /* MeZO: 0 = what suits the kind (mezo.h) */
@@ -65,10 +65,10 @@ typedef struct ew_tune_opt {
     uint32_t batch;          /* examples per step; 0 = 8 */
     uint32_t accumulate;     /* so many batches make one step; 0 = 1 */
     uint32_t pack_tok;       /* tokens per packed pass (a step may take several); 0 = 512, at least one example */
-    uint32_t seq_max;        /* longer examples lose the front of their prompt; 0 = min(512, context of the model) */
+    uint32_t seq_max;        /* longer examples lose the front of their prompt; 0 = 512 or the model's positions */
     uint32_t eval_every;     /* steps between validations; 0 = once per epoch */
     uint32_t patience;       /* validations without improvement before it stops; 0 = 3, UINT32_MAX = never */
-    ew_tune_rung rung;       /* AUTO: the fastest that fits max_ram_bytes */
+    ew_tune_rung rung;       /* AUTO: the fastest that fits max_ram_bytes; without a limit RECOMPUTE */
     ew_tune_products products;
     bool drop_pages;        /* give mapped pages back after use on any rung (resident memory counts, not speed) */
     uint64_t max_ram_bytes; /* whole process, as ew_tune_memory counts; 0 = no limit */

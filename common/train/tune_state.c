@@ -70,6 +70,15 @@ ew_status ew__tune_save(ew__tuner *t, ew_error *reterr)
     return ew_checkpoint_save(t->o.checkpoint, KIND, t->fingerprint, b, n, reterr);
 }
 
+/* A checksum keeps off damage, not a file that was made: what is used as an index or a count has to be in range. */
+static bool plausible(const ew__tuner *t)
+{
+    const ew__tune_run *st = &t->st;
+    return st->step <= t->steps && st->skipped <= st->step && st->best_step <= st->step &&
+           st->phase_skipped <= st->skipped && st->phase <= t->o.adapter.n_exits && st->n_curve <= EW_TUNE_POINTS_MAX &&
+           st->stopped <= EW_TUNE_STOP_COUNT;
+}
+
 ew_status ew__tune_load(ew__tuner *t, ew_error *reterr)
 {
     if (t->o.checkpoint == NULL || !ew_file_exists(t->o.checkpoint)) {
@@ -78,6 +87,10 @@ ew_status ew__tune_load(ew__tuner *t, ew_error *reterr)
     ew_checkpoint_block b[BLOCKS_MAX];
     const size_t n = blocks_of(t, b);
     EW_TRY(ew_checkpoint_load(t->o.checkpoint, KIND, t->fingerprint, b, n, reterr));
+    if (!plausible(t)) {
+        return ew_fail(reterr, EW_ECORRUPT, "checkpoint %s holds no state of a run. HINT: remove it to start anew",
+                       t->o.checkpoint);
+    }
     t->base_seconds = t->st.seconds;
     t->base_joules = t->st.joules;
     if (t->st.stopped > EW_TUNE_STOP_PLATEAU + 1 && t->st.stopped < EW_TUNE_STOP_DIVERGED + 1) {

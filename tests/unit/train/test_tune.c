@@ -2,12 +2,14 @@
  * was killed and continued ends with the same bytes. */
 #include <math.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "model/model.h"
@@ -17,6 +19,7 @@
 #include "sys/pool.h"
 #include "test.h"
 #include "train/tune.h"
+#include "train/tune_int.h"
 
 #include "tiny_model.h"
 
@@ -314,6 +317,37 @@ static void damaged_checkpoint_is_refused(void **state)
     assert_fails(EW_ECORRUPT, ew_tune(&opt, &l, NULL, &err), &err, "not a training checkpoint");
 }
 
+/* A file that was made, not damaged: its checksum is right, its numbers are used as counts and indices. */
+static void checkpoint_with_impossible_counts_is_refused(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = open_tiny("m.gguf", EW_DTYPE_F32);
+    EW_AUTO(ew_adapter) l = NULL;
+    EW_AUTO_BUF file = {0};
+    ew_tune_opt opt = base_opt(m);
+    opt.checkpoint = ew_test_path("made.ckpt");
+    int left = 4;
+    opt.progress = (ew_progress){stop_at_once, &left};
+    assert_fails(EW_ECANCELLED, ew_tune(&opt, &l, NULL, &err), &err, "start again");
+    assert_ok(ew_file_read(opt.checkpoint, 1 << 24, &file, &err), &err);
+    const size_t fields[] = {offsetof(ew__tune_run, n_curve), offsetof(ew__tune_run, phase),
+                             offsetof(ew__tune_run, step), offsetof(ew__tune_run, stopped)};
+    for (size_t i = 0; i < EW_COUNT(fields); i++) {
+        EW_AUTO_BUF made = {0};
+        const uint64_t many = 1000;
+        uint64_t n_blocks;
+        uint8_t digest[EW_SHA256_SIZE];
+        ew_buf_add(&made, file.data, file.size);
+        memcpy(&n_blocks, made.data + 56, sizeof(n_blocks));
+        memcpy(made.data + 64 + n_blocks * 32 + fields[i], &many, sizeof(many)); /* the state is the first block */
+        ew_sha256(made.data, made.size - EW_SHA256_SIZE, digest);
+        memcpy(made.data + made.size - EW_SHA256_SIZE, digest, EW_SHA256_SIZE);
+        assert_ok(ew_file_replace(opt.checkpoint, made.data, made.size, 0600, &err), &err);
+        assert_fails(EW_ECORRUPT, ew_tune(&opt, &l, NULL, &err), &err, "no state of a run");
+    }
+}
+
 /* The run in a child process that dies by SIGKILL: at a step (before its checkpoint), by the child's own hand. */
 typedef struct victim {
     uint32_t die_at; /* calls of progress */
@@ -530,6 +564,60 @@ static void full_disk_costs_checkpoints_not_the_run(void **state)
     assert_fails(EW_ENOENT, ew_tune(&opt, &l, NULL, &err), &err, "x.ckpt");
 }
 
+/* A pruned row of W has no norm to divide by. */
+static void magnitudes_learn_over_rows_of_zeros(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    tiny_model t;
+    assert_true(tiny_open(&t, tiny_config(), 21));
+    memset(t.linear[0][EW_LINEAR_V], 0, t.cfg.C * sizeof(float));
+    EW_AUTO(ew_model) m = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
+    const ew_save_opt so = {.convert = true, .dtype = EW_DTYPE_F32};
+    const char *path = ew_test_path("pruned.gguf");
+    assert_ok(ew_model_save_gguf(t.model, path, &so, &err), &err);
+    tiny_close(&t);
+    assert_ok(ew_model_open(path, &(ew_model_opt){.no_tokenizer = true}, &m, &err), &err);
+    ew_tune_opt opt = base_opt(m);
+    opt.adapter.dora = true;
+    ew_tune_report r;
+    assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+    assert_int_equal(r.skipped, 0);
+    assert_true(r.val_nll_best < r.val_nll_before);
+}
+
+/* Tokens and virtual positions share the positions that a model has learned. */
+static void virtual_positions_leave_fewer_tokens_of_learned_ones(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_model) m = NULL;
+    EW_AUTO(ew_adapter) l = NULL;
+    assert_ok(ew_model_open(EW_TEST_SOURCE_DIR "/tests/golden/model/families/gpt2/hf",
+                            &(ew_model_opt){.no_tokenizer = true}, &m, &err),
+              &err);
+    const uint32_t n_pos = ew_model_config_of(m)->n_pos;
+    int32_t long_ids[200];
+    for (int i = 0; i < 200; i++) {
+        long_ids[i] = 1 + i % 20;
+    }
+    assert_in_range(n_pos, 24, 200);
+    const ew_tune_example x = {long_ids, 180, 20};
+    ew_tune_opt opt = base_opt(m);
+    ew_tune_report r;
+    opt.train = &x;
+    opt.n_train = 1;
+    opt.n_val = 0;
+    opt.epochs = 1;
+    opt.adapter = (ew_adapter_opt){.kind = EW_ADAPTER_PREFIX, .n_virtual = 4};
+    assert_ok(ew_tune(&opt, &l, &r, &err), &err);
+    assert_int_equal(r.tokens, n_pos - 4);
+    ew_adapter_free(&l);
+    opt.seq_max = n_pos;
+    assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "beside the virtual positions");
+}
+
 static void bad_options_are_refused(void **state)
 {
     (void)state;
@@ -548,6 +636,12 @@ static void bad_options_are_refused(void **state)
     opt = base_opt(m);
     opt.adapter.rank = 1000;
     assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "rank");
+    opt = base_opt(m);
+    opt.min_lr = INFINITY;
+    assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "out of range");
+    opt = base_opt(m);
+    opt.warmup = INFINITY;
+    assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "out of range");
 }
 
 int main(void)
@@ -562,12 +656,15 @@ int main(void)
         cmocka_unit_test(gone_wrong_on_the_way_it_gives_the_last_good_parameters),
         cmocka_unit_test(cancelled_run_goes_on_from_its_checkpoint),
         cmocka_unit_test(damaged_checkpoint_is_refused),
+        cmocka_unit_test(checkpoint_with_impossible_counts_is_refused),
         cmocka_unit_test(killed_at_seeded_moments_it_ends_with_the_same_bytes),
         cmocka_unit_test(long_prompts_lose_their_front_not_the_answer),
         cmocka_unit_test(empty_examples_are_counted_not_learned),
         cmocka_unit_test(energy_heat_and_mains_end_a_part_and_the_next_goes_on),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(full_disk_costs_checkpoints_not_the_run),
+        cmocka_unit_test(magnitudes_learn_over_rows_of_zeros),
+        cmocka_unit_test(virtual_positions_leave_fewer_tokens_of_learned_ones),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
