@@ -32,6 +32,8 @@ static const cyaml_schema_field_t settings_fields[] = {
     CYAML_FIELD_UINT("epochs", CYAML_FLAG_OPTIONAL, ew_experiment_settings, epochs),
     CYAML_FIELD_UINT("rag_k", CYAML_FLAG_OPTIONAL, ew_experiment_settings, rag_k),
     CYAML_FIELD_FLOAT("rag_recency", CYAML_FLAG_OPTIONAL, ew_experiment_settings, rag_recency),
+    CYAML_FIELD_STRING_PTR("rag_rank", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment_settings, rag_rank, 1,
+                           WORD_MAX),
     CYAML_FIELD_FLOAT("dropout", CYAML_FLAG_OPTIONAL, ew_experiment_settings, dropout),
     CYAML_FIELD_FLOAT("weight_decay", CYAML_FLAG_OPTIONAL, ew_experiment_settings, weight_decay),
     CYAML_FIELD_STRING_PTR("targets", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, ew_experiment_settings, targets, 1,
@@ -151,7 +153,12 @@ ew_status ew_experiment_settings_of(const ew_experiment *e, ew_settings *ret_set
     const ew_experiment_settings *s = &e->settings;
     ew_settings out = {0};
     uint32_t targets = 0;
+    uint32_t rag_rank = EW_RAG_RANK_BM25;
     EW_TRY(parse_targets(s->targets, &targets, path, reterr));
+    if (s->rag_rank != NULL && !ew_rag_rank_from_name(s->rag_rank, &rag_rank)) {
+        return ew_fail(reterr, EW_EINVAL, "%s: settings: rag_rank is bm25, recency, vectors or fused, not '%s'", path,
+                       s->rag_rank);
+    }
     const struct {
         const char *name;
         double value;
@@ -162,6 +169,7 @@ ew_status ew_experiment_settings_of(const ew_experiment *e, ew_settings *ret_set
         {"epochs", s->epochs},
         {"rag-k", s->rag_k},
         {"rag-recency", s->rag_recency},
+        {"rag-rank", rag_rank},
         {"dropout", s->dropout},
         {"weight-decay", s->weight_decay},
         {"targets", targets},

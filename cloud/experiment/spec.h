@@ -39,7 +39,8 @@ typedef struct ew_experiment_settings {
     uint32_t epochs;
     uint32_t rag_k;
     double rag_recency, dropout, weight_decay;
-    char *targets; /* "q,v": the linear layers LoRA and IA3 change */
+    char *rag_rank; /* "bm25", "recency", "vectors", "fused"; NULL = bm25 */
+    char *targets;  /* "q,v": the linear layers LoRA and IA3 change */
     bool rslora, dora, mezo_prefix;
     uint32_t n_virtual, width, exits;
     uint32_t max_steps, batch_tokens, patience;

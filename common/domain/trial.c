@@ -62,6 +62,24 @@ double ew_trial_result_mean(const ew_trial_result *r, const char *name)
     return sum / m->n;
 }
 
+static const char *const rag_ranks[EW_RAG_RANK_COUNT] = {"bm25", "recency", "vectors", "fused"};
+
+const char *ew_rag_rank_name(uint32_t rank)
+{
+    return rank < EW_RAG_RANK_COUNT ? rag_ranks[rank] : "unknown";
+}
+
+bool ew_rag_rank_from_name(const char *name, uint32_t *ret_rank)
+{
+    for (uint32_t i = 0; i < EW_RAG_RANK_COUNT; i++) {
+        if (strcmp(rag_ranks[i], name) == 0) {
+            *ret_rank = i;
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool word(const char *s, size_t n)
 {
     if (n == 0 || n >= 72) {
@@ -144,6 +162,7 @@ const ew_setting_desc ew_setting_table[] = {
     U("rung", rung, 0, 5, "step of the memory ladder; 0 = chosen"),
     U("exits", exits, 0, 8, "blocks of blockwise tuning"),
     U("mezo-prefix", mezo_prefix, 0, 1, "1: MeZO of a prefix instead of LoRA"),
+    U("rag-rank", rag_rank, 0, EW_RAG_RANK_COUNT - 1, "retrieval by 0: BM25, 1: recency, 2: vectors, 3: all of them"),
 };
 const size_t ew_setting_count = EW_COUNT(ew_setting_table);
 #undef D

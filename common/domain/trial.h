@@ -15,6 +15,15 @@
 #define EW_MEASURES_MAX 48
 #define EW_MEASURE_VALUES_MAX 32
 
+/* By what retrieved items are ranked (rag/rag.h); the numbers are those of the setting "rag-rank". */
+typedef enum ew_rag_rank {
+    EW_RAG_RANK_BM25 = 0, /* by words, with rag_recency */
+    EW_RAG_RANK_RECENCY = 1,
+    EW_RAG_RANK_VECTORS = 2, /* of the model itself (run/embed.h) */
+    EW_RAG_RANK_FUSED = 3,   /* all three, by reciprocal ranks */
+    EW_RAG_RANK_COUNT
+} ew_rag_rank;
+
 /* Settings of the methods. 0 (or a NAN of the doubles marked so) = the method's default, which the executing side knows. */
 typedef struct ew_settings {
     uint32_t rank;          /* LoRA rank */
@@ -41,6 +50,7 @@ typedef struct ew_settings {
     uint32_t rung;           /* of the memory ladder, as train/tune.h numbers it; 0 = chosen for the memory there is */
     uint32_t exits;          /* blockwise: blocks, each with its exit */
     uint32_t mezo_prefix;    /* mezo: 1 = of a prefix instead of LoRA */
+    uint32_t rag_rank;       /* enum ew_rag_rank */
 } ew_settings;
 
 typedef struct ew_budget {
@@ -88,6 +98,11 @@ typedef struct ew_trial_result {
     bool has_spec;                     /* set when the device chose the trial itself (a plan executed) */
     ew_trial_spec spec;
 } ew_trial_result;
+
+/* "bm25", "recency", "vectors", "fused"; "unknown" for anything else. */
+const char *ew_rag_rank_name(uint32_t rank);
+/* False for a name not known. */
+bool ew_rag_rank_from_name(const char *name, uint32_t *ret_rank);
 
 /* Adds one measure, or one value to the measure of that name. False when a limit is reached or v is NAN. */
 bool ew_trial_result_add(ew_trial_result *r, const char *name, const char *unit, double v);

@@ -19,6 +19,7 @@ struct ew_held {
     size_t n_history, n_val;
     uint32_t seq_max_asked, seq_max;
     double rag_recency;
+    ew_embedder *embedder; /* NULL = not yet */
 };
 
 void ew_held_free(ew_held **ph)
@@ -27,6 +28,7 @@ void ew_held_free(ew_held **ph)
         return;
     }
     ew_held *h = *ph;
+    ew_embedder_free(&h->embedder);
     ew_model_unref(&h->model);
     ew_task_free(&h->task);
     ew_items_release(&h->items);
@@ -148,18 +150,24 @@ static ew_status score(ew_held *h, ew_model *model, const ew_hooks *hooks, ew_pr
     return ew_score_items(s, h->task, p, items, n, progress, ret_score, reterr);
 }
 
-ew_status ew_held_score(ew_held *h, ew_adapter *adapter, uint32_t rag_k, const ew_item *items, size_t n,
-                        const ew_progress *progress, ew_score *ret_score, ew_error *reterr)
+ew_status ew_held_score(ew_held *h, ew_adapter *adapter, uint32_t rag_k, uint32_t rag_rank, const ew_item *items,
+                        size_t n, const ew_progress *progress, ew_score *ret_score, ew_error *reterr)
 {
     EW_AUTO(ew_prompter) p = NULL;
     ew_model *base = NULL;
     ew_model *model = NULL;
     EW_TRY(ew_held_model(h, &base, reterr));
+    bool embeds = rag_k != 0 && ew_prompter_embeds(rag_rank);
+    if (embeds && h->embedder == NULL) {
+        EW_TRY(ew_embedder_new(base, &(ew_embed_opt){.exec = h->exec}, &h->embedder, reterr));
+    }
     const ew_prompter_opt opt = {.task = h->task,
                                  .tokenizer = ew_model_tokenizer(base),
                                  .seq_max_tok = h->seq_max,
                                  .rag_k = rag_k,
-                                 .rag_recency = h->rag_recency};
+                                 .rag_recency = h->rag_recency,
+                                 .rag_fuse = ew_prompter_fuse(rag_rank),
+                                 .embedder = embeds ? h->embedder : NULL};
     EW_TRY(ew_prompter_new(&opt, rag_k != 0 ? h->items.item : NULL, rag_k != 0 ? h->n_history : 0, &p, reterr));
     if (adapter == NULL) {
         return score(h, base, NULL, p, items, n, progress, ret_score, reterr);

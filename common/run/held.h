@@ -28,9 +28,9 @@ const ew_item *ew_held_history(const ew_held *h, size_t *ret_n);
 const ew_item *ew_held_val(const ew_held *h, size_t *ret_n);
 const uint64_t *ew_held_rows(const ew_held *h);
 
-/* adapter NULL = the plain model; rag_k 0 = without retrieval. The n items are of any part. EW_ECANCELLED when progress says stop. */
-ew_status ew_held_score(ew_held *h, ew_adapter *adapter, uint32_t rag_k, const ew_item *items, size_t n,
-                        const ew_progress *progress, ew_score *ret_score, ew_error *reterr) EW_MUST_CHECK;
+/* adapter NULL = the plain model; rag_k 0 = without retrieval; rag_rank: enum ew_rag_rank. The n items are of any part. EW_ECANCELLED when progress says stop. */
+ew_status ew_held_score(ew_held *h, ew_adapter *adapter, uint32_t rag_k, uint32_t rag_rank, const ew_item *items,
+                        size_t n, const ew_progress *progress, ew_score *ret_score, ew_error *reterr) EW_MUST_CHECK;
 
 const ew_task *ew_held_task(const ew_held *h);
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "domain/trial.h"
 
 #define SEQ_MAX_DEFAULT 512
 #define PROMPT_MIN_TOK 32
@@ -18,6 +19,21 @@ struct ew_prompter {
     ew_tokens count;        /* scratch of the token counter */
 };
 
+unsigned ew_prompter_fuse(uint32_t rag_rank)
+{
+    static const unsigned fuse[EW_RAG_RANK_COUNT] = {
+        [EW_RAG_RANK_RECENCY] = EW_RAG_RECENCY,
+        [EW_RAG_RANK_VECTORS] = EW_RAG_VECTOR,
+        [EW_RAG_RANK_FUSED] = EW_RAG_BM25 | EW_RAG_RECENCY | EW_RAG_VECTOR,
+    };
+    return rag_rank < EW_RAG_RANK_COUNT ? fuse[rag_rank] : 0;
+}
+
+bool ew_prompter_embeds(uint32_t rag_rank)
+{
+    return (ew_prompter_fuse(rag_rank) & EW_RAG_VECTOR) != 0;
+}
+
 /* Tokens of a text, for the budget; an estimate of 1 per 3 bytes when it cannot be encoded. */
 static size_t count_tokens(const char *text, size_t size, void *ctx)
 {
@@ -31,11 +47,16 @@ static size_t count_tokens(const char *text, size_t size, void *ctx)
 
 static ew_status add_vector(ew_prompter *p, size_t i, const char *text, size_t size, ew_error *reterr)
 {
-    if (p->vector == NULL) {
-        return EW_OK;
+    if (p->vector == NULL || size == 0) {
+        return EW_OK; /* an empty text has none */
     }
     size_t dim = ew_embedder_dim(p->opt.embedder);
     const float *v = p->opt.vectors != NULL ? p->opt.vectors + i * dim : p->vector;
+    if (p->opt.vectors == NULL && p->opt.vector_of != NULL) {
+        bool has = false;
+        EW_TRY(p->opt.vector_of(p->opt.vector_ctx, i, (ew_span){text, size}, p->vector, &has, reterr));
+        return has ? ew_rag_vector_add(p->rag, i, v, dim, reterr) : EW_OK;
+    }
     if (p->opt.vectors == NULL) {
         EW_TRY(ew_embed_text(p->opt.embedder, text, size, p->vector, reterr));
     }
@@ -113,15 +134,17 @@ ew_status ew_prompter_prompt(ew_prompter *p, const char *input, uint64_t before,
     EW_AUTO_BUF text = {0};
     size_t n = 0;
     if (p->rag != NULL) {
-        const ew_rag_query query = {.text = input,
-                                    .size = strlen(input),
-                                    .k = p->opt.rag_k,
-                                    .before_order = before,
-                                    .recency = p->opt.rag_recency,
-                                    .fuse = p->opt.rag_fuse,
-                                    .vector = p->vector,
-                                    .dim = p->vector != NULL ? ew_embedder_dim(p->opt.embedder) : 0};
-        if (p->vector != NULL) {
+        ew_rag_query query = {.text = input,
+                              .size = strlen(input),
+                              .k = p->opt.rag_k,
+                              .before_order = before,
+                              .recency = p->opt.rag_recency,
+                              .fuse = p->opt.rag_fuse,
+                              .vector = p->vector,
+                              .dim = p->vector != NULL ? ew_embedder_dim(p->opt.embedder) : 0};
+        if (*input == '\0') {
+            query.vector = NULL;
+        } else if (p->vector != NULL) {
             EW_TRY(ew_embed_text(p->opt.embedder, input, strlen(input), p->vector, reterr));
         }
         EW_TRY(ew_rag_search(p->rag, &query, p->hits, &n, reterr));

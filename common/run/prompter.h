@@ -22,7 +22,15 @@ typedef struct ew_prompter_opt {
     unsigned rag_fuse;             /* EW_RAG_BM25 | …: rankings that are fused; 0 = BM25 and rag_recency */
     ew_embedder *embedder;         /* of the vectors; outlives the prompter. Needed with EW_RAG_VECTOR */
     const float *vectors;          /* [n_sources, dim] of the sources by this embedder, copied; NULL = made here */
+    /* Else, when given: fills ret:[dim] for source i (text: what is indexed of it), or leaves *ret_has false: found without its vector. */
+    ew_status (*vector_of)(void *ctx, size_t i, ew_span text, float *ret, bool *ret_has, ew_error *reterr);
+    void *vector_ctx;
 } ew_prompter_opt;
+
+/* rag_fuse of the setting "rag-rank" (enum ew_rag_rank): 0 for BM25. */
+unsigned ew_prompter_fuse(uint32_t rag_rank);
+/* Does that ranking need an embedder? */
+bool ew_prompter_embeds(uint32_t rag_rank);
 
 /* sources: what may be retrieved (borrowed, with their strings, for the prompter's life); NULL when rag_k is 0. */
 ew_status ew_prompter_new(const ew_prompter_opt *opt, const ew_item *sources, size_t n_sources,

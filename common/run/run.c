@@ -36,6 +36,7 @@ typedef struct trial {
     const ew_item *history, *val, *test;
     size_t n_history, n_val, n_test;
     uint32_t seq_max;
+    ew_embedder *embedder;     /* of retrieval by vectors; NULL = none */
     ew_prompter *plain;        /* without retrieval */
     ew_session *session;       /* that timed the pace; the untouched model is scored in it */
     ew_prompter *method;       /* as the method wants it; the same as plain without retrieval */
@@ -63,6 +64,7 @@ static void trial_release(trial *t)
         ew_prompter_free(&t->method);
     }
     ew_prompter_free(&t->plain);
+    ew_embedder_free(&t->embedder);
     ew_session_free(&t->session);
     ew_tokens_release(&t->tokens);
     ew_free(t->examples);
@@ -109,6 +111,37 @@ static ew_status load_items(trial *t, ew_error *reterr)
     return EW_OK;
 }
 
+static ew_status file_bytes(uint64_t *ret, ew_error *reterr)
+{
+    ew_proc_mem now = {0};
+    EW_TRY(ew_proc_mem_read(&now, reterr));
+    *ret = now.rss_bytes - now.anon_bytes;
+    return EW_OK;
+}
+
+/* The pages that the vectors of the history bring in are the model's: they count with its weights, like those that opening touched. What the
+ * embedder itself takes is resident when the forecast is made, for every text of the trial has been through it by then. */
+static ew_status load_method_prompter(trial *t, ew_prompter_opt *opt, ew_error *reterr)
+{
+    uint64_t before = 0;
+    uint64_t after = 0;
+    const ew_settings *s = &t->spec->settings;
+    opt->rag_k = s->rag_k != 0 ? s->rag_k : RAG_K_DEFAULT;
+    opt->rag_recency = s->rag_recency;
+    opt->rag_fuse = ew_prompter_fuse(s->rag_rank);
+    t->method = NULL;
+    if (!ew_prompter_embeds(s->rag_rank)) {
+        return ew_prompter_new(opt, t->history, t->n_history, &t->method, reterr);
+    }
+    EW_TRY(ew_embedder_new(t->model, &(ew_embed_opt){.exec = t->exec}, &t->embedder, reterr));
+    opt->embedder = t->embedder;
+    EW_TRY(file_bytes(&before, reterr));
+    EW_TRY(ew_prompter_new(opt, t->history, t->n_history, &t->method, reterr));
+    EW_TRY(file_bytes(&after, reterr));
+    t->file_after += after - EW_MIN(after, before);
+    return EW_OK;
+}
+
 static ew_status load_prompters(trial *t, ew_error *reterr)
 {
     const ew_settings *s = &t->spec->settings;
@@ -118,10 +151,7 @@ static ew_status load_prompters(trial *t, ew_error *reterr)
     EW_TRY(ew_prompter_new(&opt, NULL, 0, &t->plain, reterr));
     t->method = t->plain;
     if (ew_method_retrieves(t->spec->method)) {
-        opt.rag_k = s->rag_k != 0 ? s->rag_k : RAG_K_DEFAULT;
-        opt.rag_recency = s->rag_recency;
-        t->method = NULL;
-        EW_TRY(ew_prompter_new(&opt, t->history, t->n_history, &t->method, reterr));
+        return load_method_prompter(t, &opt, reterr);
     }
     return EW_OK;
 }

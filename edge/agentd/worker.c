@@ -116,9 +116,10 @@ static ew_status job_json(const ew_worker_job *job, ew_buf *out, ew_error *reter
         job->model_path, "items", text_or_null(job->items_path), "work", text_or_null(job->work_dir), "adapter",
         text_or_null(job->adapter_path), "kern", text_or_null(job->kern), "caps", caps, "memory_limit",
         (json_int_t)job->memory_limit_bytes, "threads", (json_int_t)job->n_threads, "profile", job->items != NULL);
-    json_t *served = json_pack("{s:b,s:o,s:I,s:I,s:b,s:f}", "there", job->has_served, "path",
-                               text_or_null(job->served_path), "rag_k", (json_int_t)job->served_rag_k, "known",
-                               (json_int_t)job->known_order, "update", job->update, "replay", job->replay);
+    json_t *served =
+        json_pack("{s:b,s:o,s:I,s:I,s:I,s:b,s:f}", "there", job->has_served, "path", text_or_null(job->served_path),
+                  "rag_k", (json_int_t)job->served_rag_k, "rag_rank", (json_int_t)job->served_rag_rank, "known",
+                  (json_int_t)job->known_order, "update", job->update, "replay", job->replay);
     (void)json_object_set_new(j, "served", served);
     (void)json_object_set_new(j, "max_temperature", json_real(job->max_temperature_c));
     if (j == NULL) {

@@ -32,7 +32,7 @@ typedef struct ew_worker_job {
     /* What is served now for the task, over the same base: the method has to beat it, too, on validation items. Items of the profile alone. */
     bool has_served;
     const char *served_path; /* its adapter (GGUF); NULL = it has none */
-    uint32_t served_rag_k;
+    uint32_t served_rag_k, served_rag_rank;
     /* > 0: what was served learned from the history up to this order. Old items are scored before and after. */
     uint64_t known_order;
     bool

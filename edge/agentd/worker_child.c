@@ -34,7 +34,7 @@ typedef struct job {
     struct {
         bool there, update;
         const char *path;
-        int64_t rag_k, known;
+        int64_t rag_k, rag_rank, known;
         double replay;
     } served;
     double max_temperature;
@@ -76,6 +76,7 @@ static ew_status read_served(job *j, ew_error *reterr)
     EW_TRY(ew_json_opt_bool(s, "served", "update", &j->served.update, reterr));
     EW_TRY(ew_json_opt_str(s, "served", "path", &j->served.path, reterr));
     EW_TRY(ew_json_opt_i64(s, "served", "rag_k", 0, 64, &j->served.rag_k, reterr));
+    EW_TRY(ew_json_opt_i64(s, "served", "rag_rank", 0, EW_RAG_RANK_COUNT - 1, &j->served.rag_rank, reterr));
     EW_TRY(ew_json_opt_i64(s, "served", "known", 0, INT64_MAX, &j->served.known, reterr));
     EW_TRY(ew_json_opt_f64(s, "served", "replay", &j->served.replay, reterr));
     return ew_json_opt_f64(j->json, "job", "max_temperature", &j->max_temperature, reterr);
@@ -253,10 +254,14 @@ static ew_score val_score(const ew_trial_result *r, const char *prefix, size_t n
     return s;
 }
 
+static uint32_t rag_k_of(const ew_trial_spec *spec)
+{
+    return !ew_method_retrieves(spec->method) ? 0 : spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
+}
+
 /* Old items that the update did not learn from, before and after it. */
-static ew_status measure_forgetting(ew_held *held, const choice *c, ew_adapter *before, uint32_t before_k,
-                                    ew_adapter *after, uint32_t after_k, const ew_progress *progress,
-                                    ew_trial_result *result, ew_error *reterr)
+static ew_status measure_forgetting(const job *j, ew_held *held, const choice *c, ew_adapter *before, ew_adapter *after,
+                                    const ew_progress *progress, ew_trial_result *result, ew_error *reterr)
 {
     size_t n_history = 0;
     size_t n = 0;
@@ -271,21 +276,18 @@ static ew_status measure_forgetting(ew_held *held, const choice *c, ew_adapter *
             old[n++] = history[i];
         }
     }
-    ew_status st = ew_held_score(held, before, before_k, old, n, progress, &score, reterr);
+    ew_status st = ew_held_score(held, before, (uint32_t)j->served.rag_k, (uint32_t)j->served.rag_rank, old, n,
+                                 progress, &score, reterr);
     if (st == EW_OK) {
         add_score(result, "old.before.", &score);
-        st = ew_held_score(held, after, after_k, old, n, progress, &score, reterr);
+        st =
+            ew_held_score(held, after, rag_k_of(&j->spec), j->spec.settings.rag_rank, old, n, progress, &score, reterr);
     }
     if (st == EW_OK) {
         add_score(result, "old.after.", &score);
     }
     ew_free(old);
     return st;
-}
-
-static uint32_t rag_k_of(const ew_trial_spec *spec)
-{
-    return !ew_method_retrieves(spec->method) ? 0 : spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
 }
 
 /* The method against what is served, on the same validation items. */
@@ -296,13 +298,13 @@ static ew_status compare(const job *j, ew_held *held, const choice *c, const ew_
     EW_AUTO(ew_adapter) served = NULL;
     ew_score served_val;
     size_t n_val = 0;
-    uint32_t k = (uint32_t)j->served.rag_k;
     const ew_item *val = ew_held_val(held, &n_val);
     EW_TRY(ew_held_model(held, &base, reterr));
     if (j->served.path != NULL) {
         EW_TRY(ew_adapter_load_gguf(j->served.path, base, &served, reterr));
     }
-    EW_TRY(ew_held_score(held, served, k, val, n_val, progress, &served_val, reterr));
+    EW_TRY(ew_held_score(held, served, (uint32_t)j->served.rag_k, (uint32_t)j->served.rag_rank, val, n_val, progress,
+                         &served_val, reterr));
     add_score(result, "served.val.", &served_val);
     const ew_score method = val_score(result, "", n_val);
     const ew_score plain = val_score(result, "base.", n_val);
@@ -314,7 +316,7 @@ static ew_status compare(const job *j, ew_held *held, const choice *c, const ew_
         (void)ew_trial_result_add(result, "n.old", "1", (double)c->counts.n_witness);
     }
     if (c->use != NULL && c->counts.n_witness > 0) {
-        EW_TRY(measure_forgetting(held, c, served, k, product->lora, rag_k_of(&j->spec), progress, result, reterr));
+        EW_TRY(measure_forgetting(j, held, c, served, product->lora, progress, result, reterr));
     }
     return EW_OK;
 }

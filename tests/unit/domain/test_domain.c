@@ -72,6 +72,11 @@ static void settings_are_checked_by_their_table(void **state)
         assert_int_equal(ew_settings_set(&s, d->name, -1, &err), EW_EINVAL);
         assert_int_equal(ew_settings_set(&s, d->name, (double)NAN, &err), EW_EINVAL);
     }
+    for (uint32_t i = 0; i < EW_RAG_RANK_COUNT; i++) {
+        uint32_t back = 99;
+        assert_true(ew_rag_rank_from_name(ew_rag_rank_name(i), &back) && back == i);
+    }
+    assert_false(ew_rag_rank_from_name("unknown", &s.rag_rank));
     assert_int_equal(ew_settings_set(&s, "rank", 1.5, &err), EW_EINVAL);
     assert_int_equal(ew_settings_set(&s, "rnak", 1, &err), EW_ENOENT);
 }

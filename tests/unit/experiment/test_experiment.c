@@ -55,13 +55,15 @@ static void settings_become_those_of_trials(void **state)
     const char *path = ew_test_text("more.yaml", HEAD LISTS
                                     "methods: [lora, prompt, prefix, ia3, bottleneck, full, mezo, blockwise]\n"
                                     "settings: {dropout: 0.1, targets: \"q,v,down\", dora: true, virtual: 8, width: 4, "
-                                    "exits: 3, optimizer_bits: 8, max_test_items: 20}\n");
+                                    "exits: 3, optimizer_bits: 8, max_test_items: 20, rag_rank: fused}\n");
     assert_ok(ew_experiment_load(path, &e, &err), &err);
     assert_ok(ew_experiment_settings_of(e, &s, path, &err), &err);
     assert_true(s.targets == (1u | 4u | 64u) && s.dora == 1 && s.rslora == 0 && s.n_virtual == 8 && s.width == 4 &&
                 s.exits == 3 && s.optimizer_bits == 8 && s.max_test_items == 20 && fabs(s.dropout - 0.1) < 1e-12 &&
-                s.rank == 0);
+                s.rank == 0 && s.rag_rank == EW_RAG_RANK_FUSED);
     ew_experiment_free(&e);
+    path = ew_test_text("rank.yaml", HEAD LISTS "methods: [rag]\nsettings: {rag_rank: words}\n");
+    assert_fails(EW_EINVAL, ew_experiment_load(path, &e, &err), &err, "rag_rank");
 }
 
 static void all_of_a_short_history_stands_for_more(void **state)

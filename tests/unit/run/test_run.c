@@ -347,6 +347,38 @@ static void every_method_gives_all_its_measures_in_every_type(void **state)
     ew_free(r);
 }
 
+static void rankings_of_retrieval_change_the_prompts_and_bm25_is_the_default(void **state)
+{
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO_ITEMS items = {0};
+    double nll[EW_RAG_RANK_COUNT];
+    ew_trial_result *r = ew_xcalloc(1, sizeof(*r));
+    (void)state;
+    assert_ok(toy_items(40, 8, 5, false, 5, &items), &err);
+    for (uint32_t i = 0; i < EW_RAG_RANK_COUNT; i++) {
+        ew_trial_spec s = make_spec(EW_METHOD_RAG, "debian-section");
+        s.settings.rag_rank = i;
+        for (int again = 0; again < 2; again++) {
+            assert_ok(run_trial(&s, toy_path("Q8_0"), &items, r, &err), &err);
+            assert_true(again == 0 || nll[i] == ew_trial_result_mean(r, "test.nll"));
+            nll[i] = ew_trial_result_mean(r, "test.nll");
+        }
+        assert_true(isfinite(nll[i]) && nll[i] != ew_trial_result_mean(r, "base.test.nll"));
+        for (uint32_t k = 0; k < i; k++) {
+            assert_true(nll[i] != nll[k]);
+        }
+    }
+    ew_trial_spec plain = make_spec(EW_METHOD_RAG, "debian-section");
+    assert_ok(run_trial(&plain, toy_path("Q8_0"), &items, r, &err), &err);
+    assert_true(ew_trial_result_mean(r, "test.nll") == nll[EW_RAG_RANK_BM25]);
+    /* The examples of training are made with it, too. */
+    ew_trial_spec s = make_spec(EW_METHOD_LORA_RAG, "debian-section");
+    s.settings.rag_rank = EW_RAG_RANK_FUSED;
+    assert_ok(run_trial(&s, toy_path("Q8_0"), &items, r, &err), &err);
+    assert_true(ew_trial_result_mean(r, "tune.steps") > 0);
+    ew_free(r);
+}
+
 static void repeats_add_values_and_warm_up_adds_none(void **state)
 {
     ew_error err = EW_ERROR_INIT;
@@ -602,15 +634,22 @@ static void a_limit_on_steps_never_lengthens_the_training(void **state)
 #define SANITIZED 0
 #endif
 
-/* argv: child MODEL METHOD; prints predicted and peak bytes. */
+/* argv: child MODEL METHOD[/fused]; prints predicted and peak bytes. */
 static int child(const char *model, const char *method)
 {
     ew_error err = EW_ERROR_INIT;
     EW_AUTO_ITEMS items = {0};
     EW_AUTO(ew_pool) pool = NULL;
     ew_trial_result *r = ew_xcalloc(1, sizeof(*r));
-    ew_trial_spec s = make_spec(ew_method_from_name(method), "debian-section");
+    char name[32];
+    (void)ew_str_copy(name, sizeof(name), method);
+    char *fused = strchr(name, '/');
+    if (fused != NULL) {
+        *fused = '\0';
+    }
+    ew_trial_spec s = make_spec(ew_method_from_name(name), "debian-section");
     s.settings.epochs = 1;
+    s.settings.rag_rank = fused != NULL ? EW_RAG_RANK_FUSED : EW_RAG_RANK_BM25;
     ew_status st = toy_items(40, 30, 10, false, 5, &items);
     st = st == EW_OK ? ew_pool_new(2, &pool, &err) : st;
     const ew_run_env env = {.model_path = model, .items = &items, .exec = {.kern = ew_kern_get(NULL), .pool = pool}};
@@ -632,8 +671,9 @@ static void the_peak_of_a_process_is_what_was_predicted(void **state)
         {{.C = 128, .H = 4, .K = 2, .F = 384, .V = 4096, .L = 6, .n_ctx = 512}, "Q8_0"},
         {{.C = 384, .H = 12, .K = 4, .F = 1024, .V = 16384, .L = 6, .n_ctx = 512}, "F16"},
     };
-    static const char *const methods[] = {"none", "lora",       "rag",  "lora+rag",  "prompt", "prefix",
-                                          "ia3",  "bottleneck", "mezo", "blockwise", "full"};
+    static const char *const methods[] = {"none",   "lora",      "rag",           "lora+rag", "prompt",
+                                          "prefix", "ia3",       "bottleneck",    "mezo",     "blockwise",
+                                          "full",   "rag/fused", "lora+rag/fused"};
     ew_error err = EW_ERROR_INIT;
     char self[1024];
     (void)state;
@@ -679,6 +719,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(generation_gives_the_text_of_a_fresh_greedy_run),
         cmocka_unit_test(scoring_stops_when_asked_and_nothing_is_scored_without_items),
         cmocka_unit_test(every_method_gives_all_its_measures_in_every_type),
+        cmocka_unit_test(rankings_of_retrieval_change_the_prompts_and_bm25_is_the_default),
         cmocka_unit_test(repeats_add_values_and_warm_up_adds_none),
         cmocka_unit_test(the_same_seed_gives_the_same_scores_and_another_trains_differently),
         cmocka_unit_test(learning_lowers_the_answer_nll_and_opens_the_gate),

@@ -87,6 +87,7 @@ static EW_UNUSED void sample_spec(ew_trial_spec *s)
     s->settings.alpha = 16;
     s->settings.learning_rate = 1e-3;
     s->settings.targets = 0x7F;
+    s->settings.rag_rank = EW_RAG_RANK_FUSED;
     s->budget.ram_bytes = 1 << 28;
     s->budget.seconds = 60.5;
     s->repeats = 2;

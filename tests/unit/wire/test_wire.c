@@ -68,6 +68,7 @@ static void the_values_arrive(void **state)
     assert_string_equal(b.trial_result.spec.source, "benchmark:ab12:u-7");
     assert_true(b.trial_result.spec.settings.learning_rate == 1e-3);
     assert_int_equal(b.trial_result.spec.settings.targets, 0x7F);
+    assert_int_equal(b.trial_result.spec.settings.rag_rank, EW_RAG_RANK_FUSED);
     assert_int_equal(b.trial_result.measures[0].n, 2);
     assert_true(ew_trial_result_mean(&b.trial_result, "test.accuracy") == 0.625);
     assert_int_equal(b.trial_result.spec.method, EW_METHOD_LORA_RAG);
