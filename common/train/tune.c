@@ -155,7 +155,7 @@ static ew_status resolve(const ew_tune_opt *opt, ew_tune_opt *o, ew_error *reter
     o->seq_max = o->seq_max != 0 ? o->seq_max : EW_MIN(512u, seq_limit);
     o->patience = o->patience != 0 ? o->patience : 3;
     o->checkpoint_every = o->checkpoint_every != 0 ? o->checkpoint_every : 20;
-    if (o->beta1 >= 1 || o->beta2 >= 1 || !isfinite(o->eps) || o->warmup > 1 || o->min_lr > 1 ||
+    if (o->beta1 >= 1 || o->beta2 >= 1 || !(o->eps > 0) || !isfinite(o->eps) || o->warmup > 1 || o->min_lr > 1 ||
         !(o->weight_decay >= 0) || !isfinite(o->weight_decay)) {
         return ew_fail(reterr, EW_EINVAL,
                        "betas, eps, warm-up, the last rate's share or weight decay are out of range");

@@ -642,6 +642,9 @@ static void bad_options_are_refused(void **state)
     opt = base_opt(m);
     opt.warmup = INFINITY;
     assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "out of range");
+    opt = base_opt(m);
+    opt.eps = -1; /* none: a parameter without a gradient yet would be 0 / 0 */
+    assert_fails(EW_EINVAL, ew_tune(&opt, &l, NULL, &err), &err, "out of range");
 }
 
 int main(void)
