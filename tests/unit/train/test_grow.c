@@ -33,7 +33,7 @@ static void grown_open(grown *g, const ew_model *from, ew_model_config cfg)
     const ew_grow_target target = {g->embd, g->out_norm, g->layer};
     assert_ok(ew_grow_check(from, &cfg, &err), &err);
     assert_ok(ew_grow_fill(from, &cfg, 3, &target, &err), &err);
-    const ew_model_floats f = {g->embd, NULL, g->out_norm, g->floats};
+    const ew_model_floats f = {.token_embd = g->embd, .output_norm = g->out_norm, .layer = g->floats};
     assert_ok(ew_model_from_floats(&cfg, NULL, &f, &g->model, &err), &err);
 }
 
