@@ -100,6 +100,8 @@ ew_status ew__agent_learn_once(ew_agent *a, const ew_plan *plan, bool fresh, con
                                const ew_progress *progress, json_t **ret_report, ew_error *reterr) EW_MUST_CHECK;
 ew_status ew__agent_learn_plan(ew_agent *a, const ew_learn_opt *opt, ew_plan **ret_plan, bool *ret_fresh,
                                ew_error *reterr) EW_MUST_CHECK;
+/* A learning of the task by the last plan was cut off behind its first checkpoint. Another plan would have another number and start anew. */
+bool ew__agent_was_begun(ew_agent *a, const char *task);
 /* What is served for the task over this base and can be used; false when it is the plain model. The lock vault_lock is held. */
 bool ew__agent_served(ew_agent *a, const char *task, const char *model, ew_served *ret_served,
                       ew_vault_adapter *ret_meta);

@@ -144,6 +144,53 @@ ew_status ew_agent_plan(ew_agent *a, const char *task, ew_plan **ret_plan, bool 
     return EW_OK;
 }
 
+/* ---- checkpoints ---- */
+
+#define CHECKPOINT ".tune" /* as run/run.h names them: number of the trial + this */
+
+bool ew__agent_was_begun(ew_agent *a, const char *task)
+{
+    ew_plan *p = NULL;
+    char hex[2 * EW_UID_BYTES + 1];
+    char name[sizeof(hex) + sizeof(CHECKPOINT)];
+    char path[EW_HOME_PATH_MAX];
+    if (load_plan(a, task != NULL ? task : DEFAULT_TASK, &p, NULL) != EW_OK) {
+        return false;
+    }
+    ew_hex_encode(p->id, EW_UID_BYTES, hex);
+    ew_free(p);
+    (void)snprintf(name, sizeof(name), "%s" CHECKPOINT, hex);
+    return ew_file_exists(ew_home_runtime_path(&a->home, name, path));
+}
+
+/* Checkpoints that nobody will go on from: of other learnings. They hold memory, and what was learned from items that may be forgotten by now. */
+static void drop_checkpoints(ew_agent *a, const uint8_t own[static EW_UID_BYTES])
+{
+    ew_dir_list list = {0};
+    ew_trial_spec spec;
+    char path[EW_HOME_PATH_MAX];
+    if (ew_dir_read(a->home.runtime, &list, NULL) != EW_OK) {
+        return;
+    }
+    for (size_t i = 0; i < list.n; i++) {
+        const char *name = list.entry[i].name;
+        char hex[2 * EW_UID_BYTES + 1];
+        uint8_t id[EW_UID_BYTES];
+        if (strlen(name) != 2 * EW_UID_BYTES + strlen(CHECKPOINT) || !ew_str_ends(name, CHECKPOINT)) {
+            continue;
+        }
+        (void)snprintf(hex, sizeof(hex), "%.*s", 2 * EW_UID_BYTES, name);
+        if (ew_hex_decode(hex, id, sizeof(id)) && memcmp(id, own, sizeof(id)) != 0 &&
+            ew_spool_get(&a->home, id, &spec, NULL) != EW_OK) {
+            ew_error err = EW_ERROR_INIT;
+            if (ew_file_remove(ew_home_runtime_path(&a->home, name, path), &err) != EW_OK) {
+                ew__agent_event(a, "prune-failed", "%s", err.msg);
+            }
+        }
+    }
+    ew_dir_list_release(&list);
+}
+
 static uint32_t rag_k_of(const ew_trial_spec *spec)
 {
     return !ew_method_retrieves(spec->method) ? 0 : spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
@@ -403,6 +450,7 @@ ew_status ew__agent_learn_once(ew_agent *a, const ew_plan *plan, bool fresh, con
     learning l = {.a = a, .plan = plan, .fresh = fresh, .opt = opt};
     spec_of_plan(&l);
     (void)ew_home_runtime_path(&a->home, "learned.gguf", adapter);
+    drop_checkpoints(a, l.spec.id);
     ew_status st = ew__agent_model(a, l.spec.model_sha256, progress, model, reterr);
     if (st == EW_OK) {
         st = load_state(&l, reterr);
@@ -413,10 +461,9 @@ ew_status ew__agent_learn_once(ew_agent *a, const ew_plan *plan, bool fresh, con
     if (st == EW_OK) {
         st = conclude(&l, adapter, ret_report, reterr);
     }
-    if (l.out.has_adapter) {
-        ew_status removed = ew_file_remove(adapter, st == EW_OK ? reterr : NULL);
-        st = st == EW_OK ? removed : st;
-    }
+    /* Also what a worker wrote that was killed before it said so. */
+    ew_status removed = ew_file_remove(adapter, st == EW_OK ? reterr : NULL);
+    st = st == EW_OK ? removed : st;
     ew_items_release(&l.items);
     ew_free(l.out.result);
     return st;

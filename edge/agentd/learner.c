@@ -392,6 +392,7 @@ static ew_status go_on_here(ew_agent *a, const ew_progress *progress, ew_error *
     EW_AUTO_JSON options = json_deep_copy(a->learning.options);
     (void)pthread_mutex_unlock(&a->learning.lock);
     EW_TRY(ew__learn_opt_read(options, &opt, reterr));
+    opt.use_last_plan = opt.use_last_plan || ew__agent_was_begun(a, opt.task);
     return ew_agent_learn(a, &opt, progress, &report, reterr);
 }
 
@@ -596,7 +597,9 @@ static bool look(ew_agent *a, due *d, uint64_t *next_plan_ms)
     }
     fill_clocks(a, &now);
     cut_off = cut_off && d->options != NULL && ew__learn_opt_read(d->options, &d->opt, NULL) == EW_OK;
-    if (!cut_off) {
+    if (cut_off) {
+        d->opt.use_last_plan = d->opt.use_last_plan || ew__agent_was_begun(a, d->opt.task);
+    } else {
         d->retrain = lost_task(a, d->task);
         if (!d->retrain) {
             task_by_itself(a, d->task);

@@ -54,7 +54,8 @@ until_ 60 "training" phase_is tune
 worker=$(worker_of "${agent[dev]}")
 expect 0 'learning: paused' edgewise-agent learn --dir dev --pause
 check "the worker $worker is still there" dead "$worker"
-check "no checkpoint is left" test -n "$(ls "$(runtime_of "$tmp/dev")"/*.tune)"
+checkpoint=$(ls "$(runtime_of "$tmp/dev")"/*.tune)
+check "no checkpoint is left" test -n "$checkpoint"
 expect 0 . edgewise-agent chat --dir dev "A paused learning does not keep anybody waiting"
 kill -0 $learning || fail "the command did not wait: $(cat learn.log)"
 again
@@ -69,6 +70,7 @@ say "paused, killed, resumed"
 again
 until_ 60 "training goes on by itself" phase_is tune
 check "it does not say that it goes on" logged dev 'learn-begins.*goes on'
+check "it began anew: $(ls "$(runtime_of "$tmp/dev")")" test "$(ls "$(runtime_of "$tmp/dev")"/*.tune)" = "$checkpoint"
 # A caller joins what is going on. Signals pause it, too.
 edgewise-agent learn --dir dev --json >learned 2>learn.log &
 learning=$!

@@ -8,7 +8,7 @@
 
 #include "test.h"
 
-#include "agentd/agent.h"
+#include "agentd/agent_int.h"
 #include "agentd/control.h"
 #include "agentd/home.h"
 #include "agentd/served.h"
@@ -178,6 +178,58 @@ static void what_was_cut_off_is_gone_on_with_by_itself(void **state)
     check_status(f, "code", "EW_ENOENT");
 }
 
+static void put_plan(const fixture *f, uint8_t first_of_id)
+{
+    ew_error err = EW_ERROR_INIT;
+    json_t *j = NULL;
+    ew_plan *p = ew_xcalloc(1, sizeof(*p));
+    p->id[0] = first_of_id;
+    p->chosen.method = EW_METHOD_LORA;
+    (void)ew_str_copy(p->task, sizeof(p->task), "custom");
+    assert_ok(ew_record_from_plan(p, &j, &err), &err);
+    assert_ok(ew_home_write_json(ew_agent_home(f->a), "plan.json", j, &err), &err);
+    json_decref(j);
+    ew_free(p);
+}
+
+static const char *runtime_file(const fixture *f, uint8_t first_of_id, const char *ending, char path[EW_HOME_PATH_MAX])
+{
+    char name[64];
+    (void)snprintf(name, sizeof(name), "%02x%030d%s", first_of_id, 0, ending);
+    return ew_home_runtime_path(ew_agent_home(f->a), name, path);
+}
+
+/* A plan has a new number each time: one that was cut off behind a checkpoint goes on by its own. Checkpoints of others are removed. */
+static void a_cut_off_learning_keeps_its_plan_and_others_leave_no_checkpoints(void **state)
+{
+    fixture *f = *state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO_JSON report = NULL;
+    char own[EW_HOME_PATH_MAX];
+    char other[EW_HOME_PATH_MAX];
+    char trial[EW_HOME_PATH_MAX];
+    char adapter[EW_HOME_PATH_MAX];
+    const ew_learn_opt opt = {.use_last_plan = true};
+    const ew_trial_spec spec = {.id = {3}, .method = EW_METHOD_LORA, .task = "custom", .source = "profile"};
+    open_agent(f);
+    assert_false(ew__agent_was_begun(f->a, NULL));
+    put_plan(f, 1);
+    assert_false(ew__agent_was_begun(f->a, NULL));
+    assert_ok(ew_file_replace(runtime_file(f, 1, ".tune", own), "x", 1, 0600, &err), &err);
+    assert_true(ew__agent_was_begun(f->a, NULL));
+    assert_false(ew__agent_was_begun(f->a, "other"));
+    assert_ok(ew_file_replace(runtime_file(f, 2, ".tune", other), "x", 1, 0600, &err), &err);
+    assert_ok(ew_file_replace(runtime_file(f, 3, ".tune", trial), "x", 1, 0600, &err), &err);
+    assert_ok(ew_spool_put(ew_agent_home(f->a), &spec, &err), &err);
+    (void)ew_home_runtime_path(ew_agent_home(f->a), "learned.gguf", adapter);
+    assert_ok(ew_file_replace(adapter, "x", 1, 0600, &err), &err);
+    assert_int_not_equal(ew_agent_learn(f->a, &opt, NULL, &report, &err), EW_OK); /* there is no model */
+    assert_true(ew_file_exists(own));
+    assert_true(ew_file_exists(trial));
+    assert_false(ew_file_exists(other));
+    assert_false(ew_file_exists(adapter));
+}
+
 static void a_paused_learning_is_not_begun_by_itself(void **state)
 {
     fixture *f = *state;
@@ -293,6 +345,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(orders_need_something_that_is_learned, setup, teardown),
         cmocka_unit_test_setup_teardown(a_pause_outlives_the_agent_and_a_resume_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_cut_off_is_gone_on_with_by_itself, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_cut_off_learning_keeps_its_plan_and_others_leave_no_checkpoints, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_paused_learning_is_not_begun_by_itself, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_state_is_a_fresh_start, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failure_leaves_what_is_served, setup, teardown),
