@@ -88,7 +88,7 @@ ew_status ew_agent_consent(ew_agent *a, bool offload, ew_error *reterr) EW_MUST_
 ew_status ew_agent_learn(ew_agent *a, const ew_learn_opt *opt, const ew_progress *progress, json_t **ret_report,
                          ew_error *reterr) EW_MUST_CHECK;
 /* Pause: the worker saves its state and ends, its memory is free; resume goes on from there, also after the agent was killed meanwhile. Stop gives
- * the learning up; its checkpoint is used by the next one that learns the same. EW_ENOENT when there is nothing to pause, resume or stop. A resume without
+ * the learning up; its checkpoint is used by the next one, if that learns by the last plan. EW_ENOENT when there is nothing to pause, resume or stop. A resume without
  * an executor thread (ew_agent_start) learns in this call. *ret: {"state"}. */
 typedef enum ew_learn_order {
     EW_LEARN_PAUSE,

@@ -223,7 +223,9 @@ static ew_status take_line(const child *c, errand *e, const char *line, size_t s
     const json_t *p = json_object_get(j, "progress");
     const json_t *ram = json_object_get(j, "ram_bytes");
     if (json_object_get(j, "ready") != NULL) {
-        ew_yield_attach(e->yield, c->pid);
+        if (!e->stopped) { /* one that was told to end already runs to its end */
+            ew_yield_attach(e->yield, c->pid);
+        }
     } else if (ram != NULL) {
         if (e->ram_bytes != NULL && json_integer_value(ram) > 0) {
             atomic_store(e->ram_bytes, (unsigned long long)json_integer_value(ram));
