@@ -38,7 +38,7 @@ static ew_status use_locked(ew_agent *a, uint64_t id, ew_served *ret_served, ew_
     char path[EW_HOME_PATH_MAX];
     uint8_t hash[EW_SHA256_BYTES];
     EW_TRY(ew_vault_adapter_get(a->vault, id, &meta, reterr));
-    ew_served s = {.rag_k = meta.rag_k, .adapter = id};
+    ew_served s = {.rag_k = meta.rag_k, .rag_rank = meta.rag_rank, .adapter = id};
     (void)ew_str_copy(s.model, sizeof(s.model), meta.base_sha256);
     (void)ew_str_copy(s.task, sizeof(s.task), meta.task);
     (void)ew_str_copy(s.method, sizeof(s.method), meta.method);

@@ -11,8 +11,10 @@
 #include "agentd/worker.h"
 #include "agentd/yield.h"
 #include "domain/device.h"
+#include "run/embed.h"
 #include "session/client.h"
 #include "sys/file.h"
+#include "task/task.h"
 #include "vault/vault.h"
 
 #define EW_AGENT_RAM_MARGIN_BYTES (4 * EW_MIB)
@@ -105,6 +107,23 @@ bool ew__agent_was_begun(ew_agent *a, const char *task);
 /* What is served for the task over this base and can be used; false when it is the plain model. The lock vault_lock is held. */
 bool ew__agent_served(ew_agent *a, const char *task, const char *model, ew_served *ret_served,
                       ew_vault_adapter *ret_meta);
+/* The vectors of a profile's items for one model and task: from the vault, else made and kept there. */
+typedef struct ew__vectors {
+    ew_agent *a;
+    const ew_items *items; /* of the vault: order = row */
+    ew_embedder *embedder; /* borrowed */
+    char space[EW_SHA256_BYTES * 2 + 16];
+    uint64_t until_mono_ms; /* none is made after that; UINT64_MAX = no limit */
+    size_t n_made, n_missing;
+} ew__vectors;
+ew__vectors ew__agent_vectors(ew_agent *a, const ew_items *items, ew_embedder *embedder, const char *model_hex,
+                              const ew_task *task, uint64_t until_mono_ms);
+/* ew_prompter_opt.vector_of; ctx: ew__vectors. */
+ew_status ew__agent_vector_of(void *ctx, size_t i, ew_span text, float *ret, bool *ret_has,
+                              ew_error *reterr) EW_MUST_CHECK;
+/* Makes those that are missing, before answers need them. Failing is no harm: answers make the rest, some at a time. The lock `heavy` is held. */
+void ew__agent_vectors_fill(ew_agent *a, const char *model_path, const char *model_hex, const char *task,
+                            const ew_items *items, const ew_progress *progress);
 /* From a request; strings are borrowed. EW_EINVAL, EW_ECORRUPT. */
 ew_status ew__learn_opt_read(const json_t *j, ew_learn_opt *ret_opt, ew_error *reterr) EW_MUST_CHECK;
 /* Makes the locks. */

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "agentd/agent_int.h"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -18,6 +19,7 @@
 
 #define OFFLOAD_CALL_MS 10000
 #define TASKLESS_MAX_TOK 256
+#define VECTORS_MS 1000 /* of an answer, for vectors of items that have none yet */
 
 typedef struct chat {
     ew_agent *a;
@@ -25,7 +27,8 @@ typedef struct chat {
     uint8_t model_sha256[EW_SHA256_BYTES];
     char model_hex[2 * EW_SHA256_BYTES + 1];
     char task_name[EW_TASK_NAME_SIZE];
-    uint32_t rag_k;
+    uint32_t rag_k, rag_rank;
+    size_t n_vectors_missing;
     bool heavy;       /* no worker starts while this answer is made */
     bool gave_way;    /* a learning made room */
     bool first;       /* the worker is stopped for this answer */
@@ -104,7 +107,7 @@ static ew_status choose(const chat *c, ew_served *ret, ew_error *reterr)
     (void)pthread_mutex_unlock(&a->vault_lock);
     EW_TRY(st);
     if (c->opt->adapter != 0) {
-        s = (ew_served){.rag_k = meta.rag_k, .adapter = meta.id};
+        s = (ew_served){.rag_k = meta.rag_k, .rag_rank = meta.rag_rank, .adapter = meta.id};
         (void)ew_str_copy(s.model, sizeof(s.model), meta.base_sha256);
         (void)ew_str_copy(s.task, sizeof(s.task), meta.task);
         if (c->opt->task != NULL && !ew_str_eq(c->opt->task, meta.task)) {
@@ -126,6 +129,7 @@ static ew_status read_active(chat *c, ew_error *reterr)
         c->decided = true;
         (void)ew_str_copy(c->task_name, sizeof(c->task_name), s.task);
         c->rag_k = s.rag_k;
+        c->rag_rank = s.rag_rank;
         c->adapter = s.adapter;
         st = ew_hex_decode(s.model, c->model_sha256, EW_SHA256_BYTES)
                  ? EW_OK
@@ -190,6 +194,43 @@ static ew_status load_turn(chat *c, const char *template_text, ew_error *reterr)
     return st == EW_OK ? EW_OK : ew_wrap(reterr, st, "the model's prompt format (chat --raw does without it)");
 }
 
+/* What the session may take under the agent's limit: a worker beside it counts. 0 = no limit. */
+static ew_status session_limit(const chat *c, uint64_t worker_bytes, uint64_t *ret, ew_error *reterr)
+{
+    ew_proc_mem mem = {0};
+    *ret = 0;
+    if (c->a->opt.memory_limit_bytes != 0) {
+        EW_TRY(ew_proc_mem_read(&mem, reterr));
+        uint64_t margin = worker_bytes != 0 ? EW_MIB : EW_AGENT_RAM_MARGIN_BYTES;
+        uint64_t held = mem.rss_bytes + ew_model_weights_bytes(c->model) + margin + worker_bytes;
+        *ret = c->a->opt.memory_limit_bytes > held ? c->a->opt.memory_limit_bytes - held : 1;
+    }
+    return EW_OK;
+}
+
+/* The prompt with retrieval by vectors. Those that the vault lacks are made for VECTORS_MS at most: an item without one is found by the other
+ * rankings alone, and gets its own with one of the next answers. Where the limit leaves no room for them: by the other rankings, or words. */
+static ew_status load_by_vectors(chat *c, ew_prompter_opt opt, ew_error *reterr)
+{
+    uint64_t limit = 0;
+    EW_AUTO(ew_embedder) e = NULL;
+    EW_AUTO(ew_prompter) p = NULL;
+    EW_TRY(session_limit(c, c->heavy ? 0 : atomic_load(&c->a->worker_bytes), &limit, reterr));
+    EW_TRY(ew_embedder_new(c->model, &(ew_embed_opt){.exec = c->exec}, &e, reterr));
+    if (limit != 0 && ew_embedder_bytes(e) > limit) {
+        ew_embedder_free(&e);
+    }
+    ew__vectors v = ew__agent_vectors(c->a, &c->items, e, c->model_hex, c->task, ew_mono_ms() + VECTORS_MS);
+    opt.rag_k = c->rag_k;
+    opt.rag_fuse = ew_prompter_fuse(c->rag_rank) & ~(e == NULL ? EW_RAG_VECTOR : 0u);
+    opt.embedder = e;
+    opt.vector_of = ew__agent_vector_of;
+    opt.vector_ctx = &v;
+    EW_TRY(ew_prompter_new(&opt, c->items.item, c->items.n, &p, reterr));
+    c->n_vectors_missing = e != NULL ? v.n_missing : c->items.n;
+    return ew_prompter_prompt(p, c->opt->prompt, UINT64_MAX, &c->prompt, reterr);
+}
+
 static ew_status load_prompt(chat *c, ew_error *reterr)
 {
     const ew_tokenizer *tok = ew_model_tokenizer(c->model);
@@ -205,10 +246,14 @@ static ew_status load_prompt(chat *c, ew_error *reterr)
     (void)pthread_mutex_unlock(&c->a->vault_lock);
     EW_TRY(st);
     EW_TRY(ew_task_new(c->task_name, c->items.item, c->items.n, &c->task, reterr));
-    const ew_prompter_opt opt = {.task = c->task,
-                                 .tokenizer = tok,
-                                 .rag_k = c->rag_k,
-                                 .seq_max_tok = EW_MIN(512u, ew_model_config_of(c->model)->n_ctx_train)};
+    ew_prompter_opt opt = {
+        .task = c->task, .tokenizer = tok, .seq_max_tok = EW_MIN(512u, ew_model_config_of(c->model)->n_ctx_train)};
+    if (c->rag_k != 0 && ew_prompter_embeds(c->rag_rank)) {
+        EW_TRY(load_by_vectors(c, opt, reterr));
+        return ew_prompter_new(&opt, NULL, 0, &c->prompter, reterr); /* for what is tried as an answer */
+    }
+    opt.rag_k = c->rag_k;
+    opt.rag_fuse = ew_prompter_fuse(c->rag_rank);
     EW_TRY(ew_prompter_new(&opt, c->items.item, c->items.n, &c->prompter, reterr));
     return ew_prompter_prompt(c->prompter, c->opt->prompt, UINT64_MAX, &c->prompt, reterr);
 }
@@ -218,20 +263,6 @@ static uint32_t max_tokens(const chat *c)
     return c->opt->max_tok != 0 ? c->opt->max_tok
            : c->task != NULL    ? (uint32_t)c->task->max_answer_tok
                                 : TASKLESS_MAX_TOK;
-}
-
-/* What the session may take under the agent's limit: a worker beside it counts. 0 = no limit. */
-static ew_status session_limit(const chat *c, uint64_t worker_bytes, uint64_t *ret, ew_error *reterr)
-{
-    ew_proc_mem mem = {0};
-    *ret = 0;
-    if (c->a->opt.memory_limit_bytes != 0) {
-        EW_TRY(ew_proc_mem_read(&mem, reterr));
-        uint64_t margin = worker_bytes != 0 ? EW_MIB : EW_AGENT_RAM_MARGIN_BYTES;
-        uint64_t held = mem.rss_bytes + ew_model_weights_bytes(c->model) + margin + worker_bytes;
-        *ret = c->a->opt.memory_limit_bytes > held ? c->a->opt.memory_limit_bytes - held : 1;
-    }
-    return EW_OK;
 }
 
 /* Beside a worker when both fit, else when it is done; a learning comes to its checkpoint and makes room. */
@@ -255,9 +286,6 @@ static ew_status open_session(chat *c, ew_session_opt *opt, ew_error *reterr)
 static ew_status make_session(chat *c, ew_error *reterr)
 {
     const ew_model_config *cfg = ew_model_config_of(c->model);
-    c->exec.kern = ew_kern_get(c->opt->exact ? "ref" : c->a->opt.kern);
-    EW_TRY(ew_pool_new(c->a->opt.n_threads, &c->pool, reterr));
-    c->exec.pool = c->pool;
     uint32_t need = (uint32_t)c->prompt.n + max_tokens(c);
     ew_session_opt opt = {.n_ctx = EW_MIN(need, cfg->n_ctx_train),
                           .exec = c->exec,
@@ -284,6 +312,9 @@ static ew_status load(chat *c, ew_error *reterr)
     if (c->lora != NULL) {
         EW_TRY(ew_adapter_model(c->lora, c->model, &c->tuned, reterr));
     }
+    c->exec.kern = ew_kern_get(c->opt->exact ? "ref" : c->a->opt.kern);
+    EW_TRY(ew_pool_new(c->a->opt.n_threads, &c->pool, reterr));
+    c->exec.pool = c->pool;
     EW_TRY(load_prompt(c, reterr));
     return make_session(c, reterr);
 }
@@ -536,6 +567,9 @@ ew_status ew_agent_chat(ew_agent *a, const ew_chat_opt *opt, ew_chat_text_fn on_
         /* Only now: until here it may have waited for the worker. */
         ew_yield_begin(&a->yield);
         c.first = true;
+    }
+    if (st == EW_OK && c.rag_k != 0 && ew_prompter_embeds(c.rag_rank)) {
+        (void)json_object_set_new(stats, "vectors_missing", json_integer((json_int_t)c.n_vectors_missing));
     }
     if (st == EW_OK && opt->offload) {
         st = open_offload(&c, reterr);

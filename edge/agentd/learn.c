@@ -11,6 +11,7 @@
 #include "crypt/sign.h"
 #include "probe/probe.h"
 #include "record/record.h"
+#include "run/prompter.h"
 #include "task/task.h"
 #include "text/json.h"
 #include "wire/wire.h"
@@ -196,6 +197,11 @@ static uint32_t rag_k_of(const ew_trial_spec *spec)
     return !ew_method_retrieves(spec->method) ? 0 : spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
 }
 
+static uint32_t rag_rank_of(const ew_trial_spec *spec)
+{
+    return ew_method_retrieves(spec->method) ? spec->settings.rag_rank : EW_RAG_RANK_BM25;
+}
+
 /* ---- what is served ---- */
 
 bool ew__agent_served(ew_agent *a, const char *task, const char *model, ew_served *ret_served,
@@ -259,6 +265,7 @@ static ew_status store_adapter(learning *l, const char *path, ew_error *reterr)
                              .nll_base = ew_trial_result_mean(r, "base.val.nll"),
                              .nll_adapter = ew_trial_result_mean(r, "val.nll"),
                              .rag_k = rag_k_of(&l->spec),
+                             .rag_rank = rag_rank_of(&l->spec),
                              .known_row = l->out.known_order,
                              .parent = l->update ? l->served.adapter : 0,
                              .created_ms = ew_wall_ms()};
@@ -295,7 +302,9 @@ static ew_status store_active(learning *l, ew_error *reterr)
 {
     ew_agent *a = l->a;
     bool is_new = ew_str_eq(l->decision, "new");
-    ew_served s = {.rag_k = is_new ? rag_k_of(&l->spec) : 0, .adapter = is_new ? l->adapter : 0};
+    ew_served s = {.rag_k = is_new ? rag_k_of(&l->spec) : 0,
+                   .rag_rank = is_new ? rag_rank_of(&l->spec) : EW_RAG_RANK_BM25,
+                   .adapter = is_new ? l->adapter : 0};
     if (ew_str_eq(l->decision, "kept")) {
         return EW_OK;
     }
@@ -405,6 +414,7 @@ static ew_status work(learning *l, const char *model, const char *adapter, const
                          .n_threads = a->opt.n_threads,
                          .has_served = l->has_served,
                          .served_rag_k = l->has_served ? l->served.rag_k : 0,
+                         .served_rag_rank = l->has_served ? l->served.rag_rank : EW_RAG_RANK_BM25,
                          .known_order = l->served_meta.known_row,
                          .update = l->update,
                          .replay = l->opt->replay,
@@ -423,12 +433,16 @@ static ew_status work(learning *l, const char *model, const char *adapter, const
 }
 
 /* Adapter, decision, evidence. */
-static ew_status conclude(learning *l, const char *adapter, json_t **ret_report, ew_error *reterr)
+static ew_status conclude(learning *l, const char *model, const char *adapter, const ew_progress *progress,
+                          json_t **ret_report, ew_error *reterr)
 {
     ew_agent *a = l->a;
     ew_status st = l->out.has_adapter ? store_adapter(l, adapter, reterr) : EW_OK;
     if (st == EW_OK) {
         l->decision = decide(l);
+        if (ew_str_eq(l->decision, "new") && ew_prompter_embeds(rag_rank_of(&l->spec))) {
+            ew__agent_vectors_fill(a, model, l->model_hex, l->spec.task, &l->items, progress);
+        }
         st = store_active(l, reterr);
     }
     EW_TRY(st);
@@ -459,7 +473,7 @@ ew_status ew__agent_learn_once(ew_agent *a, const ew_plan *plan, bool fresh, con
         st = work(&l, model, adapter, progress, reterr);
     }
     if (st == EW_OK) {
-        st = conclude(&l, adapter, ret_report, reterr);
+        st = conclude(&l, model, adapter, progress, ret_report, reterr);
     }
     /* Also what a worker wrote that was killed before it said so. */
     ew_status removed = ew_file_remove(adapter, st == EW_OK ? reterr : NULL);

@@ -633,6 +633,7 @@ static void give_up(ew_agent *a, const char *task)
     if (st == EW_OK) {
         s.adapter = 0;
         s.rag_k = 0;
+        s.rag_rank = EW_RAG_RANK_BM25;
         (void)ew_str_copy(s.method, sizeof(s.method), "none");
         st = ew_served_put(&a->home, &s, &err);
     }

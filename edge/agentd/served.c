@@ -19,14 +19,17 @@ static ew_status read_one(const json_t *j, ew_served *ret_served, ew_error *rete
     uint8_t hash[EW_SHA256_BYTES];
     const json_t *adapter = json_object_get(j, "adapter");
     json_int_t k = json_integer_value(json_object_get(j, "rag_k"));
+    json_int_t rank = json_integer_value(json_object_get(j, "rag_rank"));
     bool whole = copy(s.model, sizeof(s.model), j, "model") && copy(s.name, sizeof(s.name), j, "name") &&
                  copy(s.variant, sizeof(s.variant), j, "variant") && copy(s.task, sizeof(s.task), j, "task") &&
                  copy(s.method, sizeof(s.method), j, "method") && ew_hex_decode(s.model, hash, sizeof(hash)) &&
-                 s.task[0] != '\0' && k >= 0 && k <= 64 && json_integer_value(adapter) >= 0;
+                 s.task[0] != '\0' && k >= 0 && k <= 64 && rank >= 0 && rank < EW_RAG_RANK_COUNT &&
+                 json_integer_value(adapter) >= 0;
     if (!whole) {
         return ew_fail(reterr, EW_ECORRUPT, FILE_NAME " is damaged. HINT: edgewise-agent learn");
     }
     s.rag_k = (uint32_t)k;
+    s.rag_rank = (uint32_t)rank;
     s.adapter = json_is_integer(adapter) ? (uint64_t)json_integer_value(adapter) : EW_SERVED_UNSAID;
     *ret_served = s;
     return EW_OK;
@@ -36,6 +39,9 @@ static json_t *json_of(const ew_served *s)
 {
     json_t *j = json_pack("{s:s,s:s,s:s,s:s,s:s,s:I}", "model", s->model, "name", s->name, "variant", s->variant,
                           "task", s->task, "method", s->method, "rag_k", (json_int_t)s->rag_k);
+    if (j != NULL && s->rag_rank != EW_RAG_RANK_BM25) {
+        (void)json_object_set_new(j, "rag_rank", json_integer((json_int_t)s->rag_rank));
+    }
     if (j != NULL && s->adapter != EW_SERVED_UNSAID) {
         (void)json_object_set_new(j, "adapter", json_integer((json_int_t)s->adapter));
     }
@@ -45,7 +51,7 @@ static json_t *json_of(const ew_served *s)
 static bool same(const ew_served *a, const ew_served *b)
 {
     return ew_str_eq(a->model, b->model) && ew_str_eq(a->method, b->method) && a->rag_k == b->rag_k &&
-           a->adapter == b->adapter;
+           a->rag_rank == b->rag_rank && a->adapter == b->adapter;
 }
 
 /* The file; {} when there is none. */
@@ -157,6 +163,7 @@ ew_status ew_served_back(const ew_home *h, const char *task, bool (*usable)(cons
         s = now;
         s.adapter = 0;
         s.rag_k = 0;
+        s.rag_rank = EW_RAG_RANK_BM25;
         (void)ew_str_copy(s.method, sizeof(s.method), "none");
     }
     EW_TRY(save(h, file, &s, before, reterr));

@@ -1,6 +1,6 @@
 /* What the device answers with, and what it answered with before: DIR/active.json, replaced as a whole, so that a kill leaves the one or the other.
  *
- *   {"model", "name", "variant", "task", "method", "rag_k", "adapter",            the one that is served unless a request says otherwise
+ *   {"model", "name", "variant", "task", "method", "rag_k", "rag_rank" (not 0), "adapter",            the one that is served unless a request says otherwise
  *    "tasks": {TASK: {"now": {…the same…}, "before": [{…}, …]}}}                   one for each task; before: the last one last, at most EW_SERVED_BEFORE
  *
  * Locking: the caller's (the agent's vault_lock). */
@@ -19,9 +19,10 @@ typedef struct ew_served {
     char name[64];
     char variant[EW_VARIANT_SIZE];
     char task[EW_TASK_NAME_SIZE];
-    char method[32];  /* "none": the plain model */
-    uint32_t rag_k;   /* 0 = no retrieval */
-    uint64_t adapter; /* of the vault; 0 = none, EW_SERVED_UNSAID */
+    char method[32];   /* "none": the plain model */
+    uint32_t rag_k;    /* 0 = no retrieval */
+    uint32_t rag_rank; /* enum ew_rag_rank */
+    uint64_t adapter;  /* of the vault; 0 = none, EW_SERVED_UNSAID */
 } ew_served;
 
 /* task NULL = the default. EW_ENOENT when nothing was chosen (for the task); EW_ECORRUPT. */

@@ -7,7 +7,7 @@
 
 #define COLUMNS                                                                                                        \
     "id, task, method, base_sha256, score_base, score_adapter, nll_base, nll_adapter, bytes, created_ms, active, "     \
-    "flagged, (SELECT count(*) FROM adapter_item WHERE adapter = id), rag_k, known_row, parent"
+    "flagged, (SELECT count(*) FROM adapter_item WHERE adapter = id), rag_k, known_row, parent, rag_rank"
 #define ADAPTERS_MAX 100000u
 
 ew_status ew__vault_flag_adapters(ew_vault *v, uint64_t row, size_t *n_flagged, ew_error *reterr)
@@ -26,12 +26,12 @@ ew_status ew__vault_flag_adapters(ew_vault *v, uint64_t row, size_t *n_flagged, 
 static ew_status insert_meta(ew_vault *v, const ew_vault_adapter *m, size_t bytes, uint64_t *ret_id, ew_error *reterr)
 {
     EW_AUTO(ew_stmt) st = NULL;
-    EW_TRY(ew_stmt_open(
-        v->db,
-        "INSERT INTO adapter(task, method, base_sha256, score_base, score_adapter, nll_base, "
-        "nll_adapter, bytes, created_ms, rag_k, known_row, parent) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, "
-        "?11, ?12)",
-        &st, reterr));
+    EW_TRY(ew_stmt_open(v->db,
+                        "INSERT INTO adapter(task, method, base_sha256, score_base, score_adapter, nll_base, "
+                        "nll_adapter, bytes, created_ms, rag_k, known_row, parent, rag_rank) VALUES(?1, ?2, ?3, ?4, "
+                        "?5, ?6, ?7, ?8, ?9, "
+                        "?10, ?11, ?12, ?13)",
+                        &st, reterr));
     ew_bind_text(st, 1, m->task);
     ew_bind_text(st, 2, m->method);
     ew_bind_text(st, 3, m->base_sha256);
@@ -44,6 +44,7 @@ static ew_status insert_meta(ew_vault *v, const ew_vault_adapter *m, size_t byte
     ew_bind_i64(st, 10, (int64_t)m->rag_k);
     ew_bind_i64(st, 11, (int64_t)m->known_row);
     ew_bind_i64(st, 12, (int64_t)m->parent);
+    ew_bind_i64(st, 13, (int64_t)m->rag_rank);
     EW_TRY(ew_stmt_run(st, reterr));
     *ret_id = (uint64_t)ew_db_last_rowid(v->db);
     return EW_OK;
@@ -115,6 +116,7 @@ static void read_columns(ew_stmt *st, ew_vault_adapter *a)
         .rag_k = (uint32_t)ew_col_i64(st, 13),
         .known_row = (uint64_t)ew_col_i64(st, 14),
         .parent = (uint64_t)ew_col_i64(st, 15),
+        .rag_rank = (uint32_t)ew_col_i64(st, 16),
     };
     ew_str_copy(a->task, sizeof(a->task), ew_col_text(st, 1));
     ew_str_copy(a->method, sizeof(a->method), ew_col_text(st, 2));

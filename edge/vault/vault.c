@@ -31,6 +31,9 @@ static const char *const migrations[] = {
     "ALTER TABLE adapter ADD COLUMN rag_k INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE adapter ADD COLUMN known_row INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE adapter ADD COLUMN parent INTEGER NOT NULL DEFAULT 0;",
+    "ALTER TABLE adapter ADD COLUMN rag_rank INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE vector(space BLOB NOT NULL, row INTEGER NOT NULL REFERENCES item(row) ON DELETE CASCADE, data BLOB "
+    "NOT NULL, PRIMARY KEY(row, space)) WITHOUT ROWID;",
 };
 
 ew_status ew_vault_key(const char *credentials_dir, const char *fallback, uint8_t ret_key[static EW_AEAD_KEY_SIZE],

@@ -56,6 +56,17 @@ ew_status ew_vault_export(ew_vault *v, ew_buf *out, ew_error *reterr) EW_MUST_CH
 ew_status ew_vault_search(ew_vault *v, const char *query, size_t k, double recency, ew_items *ret_items,
                           ew_error *reterr) EW_MUST_CHECK;
 
+/* --- vectors of items, for retrieval. Sealed like everything, a byte for each number; they leave with their item. --- */
+/* space: which model made it of which text, any words: the vectors of different spaces do not mix. v:[dim], finite, not all zero; replaces an old one.
+ * EW_ENOENT: no such item (it was forgotten meanwhile). */
+ew_status ew_vault_vector_put(ew_vault *v, const char *space, uint64_t row, const float *vector, size_t dim,
+                              ew_error *reterr) EW_MUST_CHECK;
+/* ret:[dim], up to its length: the cosines of an index (rag/rag.h) are those of what was put. *ret_has false: there is none of that size. */
+ew_status ew_vault_vector_get(ew_vault *v, const char *space, uint64_t row, size_t dim, float *ret, bool *ret_has,
+                              ew_error *reterr) EW_MUST_CHECK;
+/* Of all spaces. */
+ew_status ew_vault_vector_count(ew_vault *v, size_t *ret_n, ew_error *reterr) EW_MUST_CHECK;
+
 /* --- forgetting --- */
 typedef struct ew_vault_match {
     bool all;
@@ -81,6 +92,7 @@ typedef struct ew_vault_adapter {
     double score_base, score_adapter; /* on validation items, primary score of the task */
     double nll_base, nll_adapter;
     uint32_t rag_k;      /* retrieved items of its prompts; 0 = none */
+    uint32_t rag_rank;   /* by what they are ranked: enum ew_rag_rank */
     uint64_t known_row;  /* last item of the history that it learned from: later ones are new to it */
     uint64_t parent;     /* adapter whose learning it goes on from; 0 = the plain model */
     uint64_t n_items;    /* learned from */

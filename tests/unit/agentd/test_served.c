@@ -19,7 +19,9 @@ static ew_home home_of(const char *name)
 
 static ew_served served(const char *task, uint64_t adapter)
 {
-    ew_served s = {.adapter = adapter, .rag_k = adapter % 2 != 0 ? 2 : 0};
+    ew_served s = {.adapter = adapter,
+                   .rag_k = adapter % 2 != 0 ? 2 : 0,
+                   .rag_rank = adapter % 2 != 0 ? EW_RAG_RANK_FUSED : EW_RAG_RANK_BM25};
     memset(s.model, 'a', sizeof(s.model) - 1);
     (void)ew_str_copy(s.name, sizeof(s.name), "tiny");
     (void)ew_str_copy(s.variant, sizeof(s.variant), "q8_0");
@@ -42,6 +44,7 @@ static void check_now(const ew_home *h, const char *task, uint64_t adapter)
     assert_ok(ew_served_get(h, task, &s, &err), &err);
     assert_int_equal(s.adapter, adapter);
     assert_string_equal(s.method, adapter != 0 ? "lora" : "none");
+    assert_int_equal(s.rag_rank, adapter % 2 != 0 ? EW_RAG_RANK_FUSED : EW_RAG_RANK_BM25);
 }
 
 static bool not_even(const ew_served *s, void *ctx)

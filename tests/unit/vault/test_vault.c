@@ -251,6 +251,7 @@ static uint64_t put(ew_vault *v, const char *task, const uint64_t *rows, size_t 
                              .score_adapter = 0.75,
                              .created_ms = 7,
                              .rag_k = 2,
+                             .rag_rank = 3,
                              .known_row = 2};
     ew_str_copy(meta.task, sizeof(meta.task), task);
     char *data = ew_calloc(bytes + 1, 1);
@@ -283,6 +284,7 @@ static void adapters_are_kept_in_chunks_and_one_is_active(void **state)
     assert_ok(ew_vault_adapter_active(v, "custom", BASE, &m, &err), &err);
     assert_int_equal(m.id, b);
     assert_int_equal(m.n_items, 3);
+    assert_true(m.rag_k == 2 && m.rag_rank == 3);
     assert_true(fabs(m.score_adapter - 0.75) < 1e-12);
     assert_fails(EW_ECONFLICT, ew_vault_adapter_activate(v, "custom", BASE, c, &err), &err, "belongs to task other");
     assert_ok(ew_vault_adapter_activate(v, "custom", BASE, 0, &err), &err);
@@ -321,6 +323,41 @@ static void adapters_that_nothing_refers_to_are_pruned(void **state)
     assert_ok(ew_vault_count_after(v, 1, &n, &last, &err), &err);
     assert_int_equal(n, 2);
     assert_int_equal(last, 3);
+}
+
+static void vectors_come_back_and_leave_with_their_items(void **state)
+{
+    (void)state;
+    ew_error err = EW_ERROR_INIT;
+    EW_AUTO(ew_vault) v = sample(ew_test_path("vectors.db"));
+    const float one[3] = {0.5f, -0.25f, 0}, two[3] = {0, 2, 2}, zero[3] = {0};
+    float back[3];
+    bool has = true;
+    size_t n = 0;
+    assert_ok(ew_vault_vector_get(v, "m/input", 1, 3, back, &has, &err), &err);
+    assert_false(has);
+    assert_ok(ew_vault_vector_put(v, "m/input", 1, one, 3, &err), &err);
+    assert_ok(ew_vault_vector_put(v, "m/input", 2, one, 3, &err), &err);
+    assert_ok(ew_vault_vector_put(v, "m/input", 2, two, 3, &err), &err); /* replaced */
+    assert_ok(ew_vault_vector_put(v, "m/whole", 2, one, 3, &err), &err);
+    assert_fails(EW_ENOENT, ew_vault_vector_put(v, "m/input", 9, one, 3, &err), &err, "no item 9");
+    assert_fails(EW_EINVAL, ew_vault_vector_put(v, "m/input", 1, zero, 3, &err), &err, "direction");
+    assert_ok(ew_vault_vector_get(v, "m/input", 1, 3, back, &has, &err), &err);
+    assert_true(has && back[0] == 127 && back[1] == -64 && back[2] == 0);
+    assert_ok(ew_vault_vector_get(v, "m/input", 2, 3, back, &has, &err), &err);
+    assert_true(has && back[0] == 0 && back[1] == 127 && back[2] == 127);
+    assert_ok(ew_vault_vector_get(v, "other/input", 1, 3, back, &has, &err), &err);
+    assert_false(has);
+    assert_ok(ew_vault_vector_get(v, "m/input", 1, 4, back, &has, &err), &err); /* of another size */
+    assert_false(has);
+    assert_ok(ew_vault_vector_count(v, &n, &err), &err);
+    assert_int_equal(n, 3);
+    const ew_vault_match match = {.id = "two"};
+    ew_vault_forget_result r;
+    assert_ok(ew_vault_forget(v, &match, &r, &err), &err);
+    assert_ok(ew_vault_vector_count(v, &n, &err), &err);
+    assert_int_equal(n, 1);
+    assert_fails(EW_ENOENT, ew_vault_vector_put(v, "m/input", 2, one, 3, &err), &err, "no item 2");
 }
 
 static void forget_removes_items_and_flags_their_adapters(void **state)
@@ -445,6 +482,7 @@ int main(void)
         cmocka_unit_test(key_comes_from_the_credential_or_a_private_file),
         cmocka_unit_test(adapters_are_kept_in_chunks_and_one_is_active),
         cmocka_unit_test(adapters_that_nothing_refers_to_are_pruned),
+        cmocka_unit_test(vectors_come_back_and_leave_with_their_items),
         cmocka_unit_test(forget_removes_items_and_flags_their_adapters),
         cmocka_unit_test(kill_at_any_moment_loses_nothing_acknowledged),
     };
