@@ -33,11 +33,6 @@ ew_status ew_mezo_check(const ew_mezo_opt *o, ew_error *reterr)
     return EW_OK;
 }
 
-size_t ew_mezo_bytes(size_t n)
-{
-    return n * sizeof(float);
-}
-
 /* Four standard normals from four words: Box-Muller on two pairs. */
 static void normals(const uint32_t u[static 4], float z[static 4])
 {

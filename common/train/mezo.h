@@ -50,9 +50,6 @@ float ew_mezo_default_lr(ew_mezo_kind kind);
 /* EW_EINVAL with what is out of range. */
 ew_status ew_mezo_check(const ew_mezo_opt *o, ew_error *reterr) EW_MUST_CHECK;
 
-/* Bytes of `kept` for n parameters: all that a step needs beside the parameters and what the loss needs. */
-size_t ew_mezo_bytes(size_t n);
-
 typedef struct ew_mezo_result {
     double loss;      /* mean of all evaluations: the loss at p but for terms of order eps^2 */
     double slope_rms; /* root mean square of g, an estimate of the gradient's norm */

@@ -36,8 +36,9 @@ typedef struct ew_optim {
 bool ew_optim_take(ew_optim *o, ew_arena *a, size_t n, bool eight_bit, uint64_t seed);
 /* Moments to zero, once after taking from a real arena. */
 void ew_optim_start(ew_optim *o);
-/* One step of the parameters [at, at + n) of the block; the others and their moments stay. step counts from 1 (steps that were skipped
- * do not count) since the moments of these were zero. p[o->n] updated, g[o->n] read. */
+/* One step of the parameters [at, at + n) of the block; the others stay, and their moments (in 8 bits those that share a block of
+ * EW_OPTIM_BLOCK with these are rounded anew when its scale changes). step counts from 1 (steps that were skipped do not count) since the
+ * moments of these were zero. p[o->n] updated, g[o->n] read. */
 void ew_optim_step(const ew_exec *e, ew_optim *o, const ew_adamw_opt *opt, float *p, const float *g, size_t at,
                    size_t n, uint64_t step);
 /* The moments as blocks of a checkpoint; returns how many. */
