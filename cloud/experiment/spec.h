@@ -10,6 +10,7 @@
  *   devices: [all]                       # or device ids
  *   seeds: [1]
  *   settings: {rank: 8, alpha: 16, lr: 0.002, epochs: 3, rag_k: 2}   # what is left out is each method's own default
+ *                                        # rag_rank: bm25, recency, vectors or fused (all three): how retrieved items are ranked
  *   budget: {seconds: 60, ram: 200M}
  *   force: false                         # true: run although a device predicts that it does not fit
  *
