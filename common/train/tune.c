@@ -151,8 +151,7 @@ static ew_status resolve(const ew_tune_opt *opt, ew_tune_opt *o, ew_error *reter
     o->epochs = o->epochs != 0 ? o->epochs : 3;
     o->batch = o->batch != 0 ? o->batch : 8;
     o->accumulate = o->accumulate != 0 ? o->accumulate : 1;
-    const uint32_t seq_limit = longest_sequence(cfg, &o->adapter);
-    o->seq_max = o->seq_max != 0 ? o->seq_max : EW_MIN(512u, seq_limit);
+    o->seq_max = o->seq_max != 0 ? o->seq_max : EW_MIN(512u, cfg->n_ctx_train);
     o->patience = o->patience != 0 ? o->patience : 3;
     o->checkpoint_every = o->checkpoint_every != 0 ? o->checkpoint_every : 20;
     if (o->beta1 >= 1 || o->beta2 >= 1 || !(o->eps > 0) || !isfinite(o->eps) || o->warmup > 1 || o->min_lr > 1 ||
@@ -160,10 +159,11 @@ static ew_status resolve(const ew_tune_opt *opt, ew_tune_opt *o, ew_error *reter
         return ew_fail(reterr, EW_EINVAL,
                        "betas, eps, warm-up, the last rate's share or weight decay are out of range");
     }
-    if (o->seq_max < 8 || o->seq_max > seq_limit) {
-        return ew_fail(reterr, EW_EINVAL, "sequence length %u: this model takes 8 to %u tokens%s", o->seq_max,
-                       seq_limit, seq_limit < cfg->n_ctx_train ? " beside the virtual positions" : "");
+    if (o->seq_max < 8 || o->seq_max > cfg->n_ctx_train) {
+        return ew_fail(reterr, EW_EINVAL, "sequence length %u: this model takes 8 to %u tokens", o->seq_max,
+                       cfg->n_ctx_train);
     }
+    o->seq_max = EW_MIN(o->seq_max, longest_sequence(cfg, &o->adapter));
     return EW_OK;
 }
 
