@@ -65,11 +65,10 @@ typedef struct ew_tune_opt {
     uint32_t batch;          /* examples per step; 0 = 8 */
     uint32_t accumulate;     /* so many batches make one step; 0 = 1 */
     uint32_t pack_tok;       /* tokens per packed pass (a step may take several); 0 = 512, at least one example */
-    uint32_t
-        seq_max; /* longer examples lose the front of their prompt; 0 = 512. Never more than the model's positions */
-    uint32_t eval_every; /* steps between validations; 0 = once per epoch */
-    uint32_t patience;   /* validations without improvement before it stops; 0 = 3, UINT32_MAX = never */
-    ew_tune_rung rung;   /* AUTO: the fastest that fits max_ram_bytes; without a limit RECOMPUTE */
+    uint32_t seq_max;        /* longer examples lose their prompt's front; 0 = 512; cut to the model's positions */
+    uint32_t eval_every;     /* steps between validations; 0 = once per epoch */
+    uint32_t patience;       /* validations without improvement before it stops; 0 = 3, UINT32_MAX = never */
+    ew_tune_rung rung;       /* AUTO: the fastest that fits max_ram_bytes; without a limit RECOMPUTE */
     ew_tune_products products;
     bool drop_pages;        /* give mapped pages back after use on any rung (resident memory counts, not speed) */
     uint64_t max_ram_bytes; /* whole process, as ew_tune_memory counts; 0 = no limit */
