@@ -23,6 +23,11 @@ uint64_t ew_mono_ms(void)
     return ew_mono_ns() / 1000000u;
 }
 
+double ew_mono_s(void)
+{
+    return (double)ew_mono_ns() * 1e-9;
+}
+
 uint64_t ew_wall_ms(void)
 {
     uint64_t fake = atomic_load_explicit(&fake_wall_ms, memory_order_relaxed);

@@ -7,6 +7,7 @@
 
 uint64_t ew_mono_ns(void);
 uint64_t ew_mono_ms(void);
+double ew_mono_s(void);
 /* Milliseconds since 1970-01-01 UTC. */
 uint64_t ew_wall_ms(void);
 /* "2026-11-20T17:56:03.123Z"; returns dst. */

@@ -245,3 +245,9 @@ ew_status ew_trial_spec_check(const ew_trial_spec *spec, ew_error *reterr)
     }
     return EW_OK;
 }
+
+uint32_t ew_trial_rag_k(const ew_trial_spec *spec)
+{
+    uint32_t k = spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
+    return ew_method_retrieves(spec->method) ? k : 0;
+}

@@ -79,6 +79,8 @@ typedef struct ew_trial_spec {
     uint64_t lease_ms; /* how long the queue keeps the trial for this device without a sign of life */
     uint64_t fence;    /* grows with every lease: a result with an old one is refused */
 } ew_trial_spec;
+/* Retrieved items per prompt: settings.rag_k, 2 where that is 0; 0 for methods that retrieve none. */
+uint32_t ew_trial_rag_k(const ew_trial_spec *spec);
 
 typedef struct ew_measure {
     char name[48]; /* "test.accuracy", "val.nll", "seconds", "ram.peak_bytes", "ram.predicted_bytes", … */

@@ -19,7 +19,6 @@
 #include "train/tune.h"
 
 #define SEQ_MAX_DEFAULT 512u
-#define RAG_K_DEFAULT 2u
 #define PACE_S 0.12 /* of prompts that are timed before a trial */
 #define PACE_MIN 0.5
 #define PACE_MAX 8.0
@@ -126,7 +125,7 @@ static ew_status load_method_prompter(trial *t, ew_prompter_opt *opt, ew_error *
     uint64_t before = 0;
     uint64_t after = 0;
     const ew_settings *s = &t->spec->settings;
-    opt->rag_k = s->rag_k != 0 ? s->rag_k : RAG_K_DEFAULT;
+    opt->rag_k = ew_trial_rag_k(t->spec);
     opt->rag_recency = s->rag_recency;
     opt->rag_fuse = ew_prompter_fuse(s->rag_rank);
     t->method = NULL;

@@ -35,11 +35,6 @@ struct ew_budget {
     ew_budget_use use;       /* as of the last sample */
 };
 
-static double now_s(void)
-{
-    return (double)ew_mono_ns() * 1e-9;
-}
-
 /* --- small files --- */
 
 static bool read_text(const ew_budget *b, const char *class, const char *name, const char *file, char *dst, size_t size)
@@ -229,7 +224,7 @@ ew_status ew_budget_new(const ew_budget_opt *opt, ew_budget **ret_budget, ew_err
     b->n_zones = list_names(b, "thermal", "thermal_zone", b->zone, ZONES_MAX);
     find_counters(b);
     b->has_battery = !isnan(battery_watts(b));
-    b->started = b->sampled = now_s();
+    b->started = b->sampled = ew_mono_s();
     b->use = (ew_budget_use){.temperature_c = hottest(b), .on_mains = mains(b)};
     *ret_budget = b;
     b = NULL;
@@ -251,7 +246,7 @@ ew_budget_meter ew_budget_meter_of(const ew_budget *b)
 
 void ew_budget_sample(ew_budget *b, ew_budget_use *ret_use)
 {
-    const double now = now_s(), dt = now - b->sampled;
+    const double now = ew_mono_s(), dt = now - b->sampled;
     b->use.seconds = now - b->started;
     if (dt >= SAMPLE_S) {
         double j = counted(b);

@@ -99,11 +99,6 @@ typedef struct trainer {
     double started; /* monotonic seconds minus st.seconds */
 } trainer;
 
-static double now_s(void)
-{
-    return (double)ew_mono_ns() * 1e-9;
-}
-
 /* --- parameters --- */
 
 static void make_layout(const ew_model_config *cfg, layout *lay)
@@ -661,7 +656,7 @@ static ew_status fix_budget(trainer *t, ew_error *reterr)
     if (!(t->opt->max_minutes > 0)) {
         return ew_fail(reterr, EW_EINVAL, "no budget: give tokens in the recipe, --tokens or --max-minutes");
     }
-    const double start = now_s();
+    const double start = ew_mono_s();
     uint64_t tokens = 0;
     cursor at = {0, 0, 0};
     do {
@@ -669,9 +664,9 @@ static ew_status fix_budget(trainer *t, ew_error *reterr)
         double loss, weight;
         EW_TRY(gradients(t, &at, &n, &loss, &weight, reterr));
         tokens += n;
-    } while (now_s() - start < EW_MIN(MEASURE_SECONDS, t->opt->max_minutes * 6));
-    const double speed = (double)tokens / (now_s() - start);
-    const double seconds = t->opt->max_minutes * 60 * 0.97 - (now_s() - start);
+    } while (ew_mono_s() - start < EW_MIN(MEASURE_SECONDS, t->opt->max_minutes * 6));
+    const double speed = (double)tokens / (ew_mono_s() - start);
+    const double seconds = t->opt->max_minutes * 60 * 0.97 - (ew_mono_s() - start);
     t->st.tokens_total = (uint64_t)EW_MAX(speed * seconds, 1.0);
     return EW_OK;
 }
@@ -685,7 +680,7 @@ static ew_status add_point(trainer *t, float lr, double norm, ew_error *reterr)
     if ((now == before && !last && st->step != 1) || st->n_curve == CURVE_MAX) {
         return EW_OK;
     }
-    st->seconds = now_s() - t->started;
+    st->seconds = ew_mono_s() - t->started;
     curve_point c = {.step = st->step, .tokens = st->tokens, .seconds = st->seconds, .lr = lr, .val_loss = NAN};
     c.loss = (float)(st->loss_sum / st->weight_sum);
     c.grad_norm = (float)norm;
@@ -695,7 +690,7 @@ static ew_status add_point(trainer *t, float lr, double norm, ew_error *reterr)
     }
     st->curve[st->n_curve++] = c;
     st->point_tokens = st->tokens;
-    st->point_seconds = now_s() - t->started;
+    st->point_seconds = ew_mono_s() - t->started;
     st->loss_sum = 0;
     st->weight_sum = 0;
     return EW_OK;
@@ -730,7 +725,7 @@ static ew_status run(trainer *t, ew_error *reterr)
 {
     run_state *st = &t->st;
     const double every = t->opt->checkpoint_seconds > 0 ? t->opt->checkpoint_seconds : 120;
-    const double begun = now_s();
+    const double begun = ew_mono_s();
     const uint64_t tokens0 = st->tokens;
     uint64_t steps = 0;
     double saved = begun;
@@ -738,7 +733,7 @@ static ew_status run(trainer *t, ew_error *reterr)
     t->started = begun - st->seconds;
     while (st->tokens < st->tokens_total) {
         EW_TRY(one_step(t, &loss, reterr));
-        const double now = now_s();
+        const double now = ew_mono_s();
         st->seconds = now - t->started;
         const double rate = (double)(st->tokens - tokens0) / EW_MAX(now - begun, 1e-9);
         const double left = (double)st->tokens_total - (double)st->tokens;

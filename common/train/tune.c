@@ -14,11 +14,6 @@
 #define BAD_IN_ROW_MAX 6
 #define BLOCKS_DEFAULT 4u /* of block-wise tuning, as in the paper */
 
-static double now_s(void)
-{
-    return (double)ew_mono_ns() * 1e-9;
-}
-
 const char *ew_tune_stop_text(ew_tune_stop s)
 {
     static const char *const text[EW_TUNE_STOP_COUNT] = {"all steps done",
@@ -400,7 +395,7 @@ static void evaluate(ew__tuner *t)
 {
     ew__tune_run *st = &t->st;
     ew_pass_window room;
-    const double began = now_s();
+    const double began = ew_mono_s();
     const double val = validate(t, window_now(t, &room));
     const bool first = st->n_curve == 0 || isinf(st->val_best);
     if (st->n_curve == 0) {
@@ -426,7 +421,7 @@ static void evaluate(ew__tuner *t)
         (ew_tune_point){(uint32_t)st->step, st->loss_n > 0 ? (float)(st->loss_sum / st->loss_n) : NAN, (float)val};
     st->loss_sum = 0;
     st->loss_n = 0;
-    t->eval_s = now_s() - began;
+    t->eval_s = ew_mono_s() - began;
 }
 
 /* Block-wise: a block begins. Its losses are of another exit, so the best so far is what the block below has come to. */
@@ -611,9 +606,9 @@ static ew_status run(ew__tuner *t, ew_error *reterr)
     double loss = (double)NAN;
     while (st->stopped == 0 && (st->stopped = stop_now(t)) == 0) {
         enter_phase(t);
-        const double began = now_s(), sum0 = st->loss_sum, n0 = st->loss_n;
+        const double began = ew_mono_s(), sum0 = st->loss_sum, n0 = st->loss_n;
         one_step(t);
-        t->step_s = now_s() - began;
+        t->step_s = ew_mono_s() - began;
         if (st->loss_n > n0) {
             loss = (st->loss_sum - sum0) / (st->loss_n - n0);
         }

@@ -6,6 +6,17 @@
 #include "sys/term.h"
 #include "text/json.h"
 
+const char *ew_agent_app_text(const json_t *j, const char *key)
+{
+    const char *s = json_string_value(json_object_get(j, key));
+    return s != NULL ? s : "-";
+}
+
+json_int_t ew_agent_app_int(const json_t *j, const char *key)
+{
+    return json_integer_value(json_object_get(j, key));
+}
+
 int ew_agent_app_fail(ew_status st, const ew_error *err)
 {
     return ew_cli_fail(EW_AGENT_PROG, st, err);

@@ -47,6 +47,9 @@ typedef struct ew_agent_local {
 ew_status ew_agent_app_verb(const ew_agent_app *app, const ew_agent_local *o, const json_t *request, const char *label,
                             ew_chat_text_fn on_text, json_t **ret_result, ew_error *reterr) EW_MUST_CHECK;
 int ew_agent_app_fail(ew_status st, const ew_error *err);
+/* For printing: a string of an object ("-" where there is none), an integer (0). */
+const char *ew_agent_app_text(const json_t *j, const char *key);
+json_int_t ew_agent_app_int(const json_t *j, const char *key);
 /* Pretty JSON on stdout. */
 ew_status ew_agent_app_print(const json_t *j, ew_error *reterr) EW_MUST_CHECK;
 

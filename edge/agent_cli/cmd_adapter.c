@@ -16,22 +16,11 @@ typedef struct adapter_args {
     bool f16;
 } adapter_args;
 
-static const char *text_of(const json_t *j, const char *key)
-{
-    const char *s = json_string_value(json_object_get(j, key));
-    return s != NULL ? s : "-";
-}
-
-static json_int_t int_of(const json_t *j, const char *key)
-{
-    return json_integer_value(json_object_get(j, key));
-}
-
 static bool is_served(const json_t *all, const json_t *adapter)
 {
     const json_t *task =
-        json_object_get(json_object_get(json_object_get(all, "active"), "tasks"), text_of(adapter, "task"));
-    return int_of(json_object_get(task, "now"), "adapter") == int_of(adapter, "id");
+        json_object_get(json_object_get(json_object_get(all, "active"), "tasks"), ew_agent_app_text(adapter, "task"));
+    return ew_agent_app_int(json_object_get(task, "now"), "adapter") == ew_agent_app_int(adapter, "id");
 }
 
 static void print_list(const json_t *all)
@@ -43,10 +32,11 @@ static void print_list(const json_t *all)
                  "NLL before", "after");
     json_array_foreach(json_object_get(all, "adapters"), i, a)
     {
-        (void)printf("%6lld  %-24s %-12s %-12.12s %9s %6lld %10.4f %10.4f  %s\n", (long long)int_of(a, "id"),
-                     text_of(a, "task"), text_of(a, "method"), text_of(a, "base"),
-                     ew_str_bytes(size, sizeof(size), (uint64_t)int_of(a, "bytes")), (long long)int_of(a, "items"),
-                     json_number_value(json_object_get(a, "nll_base")), json_number_value(json_object_get(a, "nll")),
+        (void)printf("%6lld  %-24s %-12s %-12.12s %9s %6lld %10.4f %10.4f  %s\n", (long long)ew_agent_app_int(a, "id"),
+                     ew_agent_app_text(a, "task"), ew_agent_app_text(a, "method"), ew_agent_app_text(a, "base"),
+                     ew_str_bytes(size, sizeof(size), (uint64_t)ew_agent_app_int(a, "bytes")),
+                     (long long)ew_agent_app_int(a, "items"), json_number_value(json_object_get(a, "nll_base")),
+                     json_number_value(json_object_get(a, "nll")),
                      json_is_true(json_object_get(a, "flagged")) ? "flagged: it learned from items that were forgotten"
                      : is_served(all, a)                         ? "served"
                                                                  : "");
@@ -73,8 +63,8 @@ static int run(const ew_agent_app *app, const adapter_args *x, const char *what)
     if (strcmp(what, "list") == 0) {
         print_list(result);
     } else if (json_object_get(result, "task") != NULL) {
-        (void)printf("served for %s: method %s, adapter %lld\n", text_of(result, "task"), text_of(result, "method"),
-                     (long long)int_of(result, "adapter"));
+        (void)printf("served for %s: method %s, adapter %lld\n", ew_agent_app_text(result, "task"),
+                     ew_agent_app_text(result, "method"), (long long)ew_agent_app_int(result, "adapter"));
     }
     return 0;
 }

@@ -42,31 +42,21 @@ static int parse(const char *command, const char *doc, const char *examples, con
 
 /* ---- status ---- */
 
-static const char *text_of(const json_t *j, const char *key)
-{
-    const char *s = json_string_value(json_object_get(j, key));
-    return s != NULL ? s : "-";
-}
-
-static json_int_t int_of(const json_t *j, const char *key)
-{
-    return json_integer_value(json_object_get(j, key));
-}
-
 static void print_learning(const json_t *l)
 {
     const json_t *last = json_object_get(l, "last");
     const json_t *m = json_object_get(last, "measures");
     const json_t *before = json_object_get(m, "old.before.nll");
-    (void)printf("learning         %s, %lld new items", text_of(l, "state"), (long long)int_of(l, "new_items"));
+    (void)printf("learning         %s, %lld new items", ew_agent_app_text(l, "state"),
+                 (long long)ew_agent_app_int(l, "new_items"));
     if (json_is_string(json_object_get(l, "next"))) {
-        (void)printf("; %s", text_of(l, "next"));
+        (void)printf("; %s", ew_agent_app_text(l, "next"));
     }
     (void)printf("\n");
     if (json_is_object(last)) {
-        (void)printf("learned last     %s: %s\n", text_of(last, "at"),
-                     strcmp(text_of(last, "code"), "EW_OK") == 0 ? text_of(last, "decision")
-                                                                 : text_of(last, "message"));
+        (void)printf("learned last     %s: %s\n", ew_agent_app_text(last, "at"),
+                     strcmp(ew_agent_app_text(last, "code"), "EW_OK") == 0 ? ew_agent_app_text(last, "decision")
+                                                                           : ew_agent_app_text(last, "message"));
     }
     if (before != NULL) {
         (void)printf("old items        answer NLL %.4f before, %.4f after it\n", json_number_value(before),
@@ -82,32 +72,34 @@ static ew_status print_status(const json_t *s, ew_error *reterr)
     const json_t *session = json_object_get(s, "session");
     const json_t *now = json_object_get(s, "now");
     const json_t *active = json_object_get(s, "active");
-    (void)printf("device           %s\n", text_of(s, "device"));
-    (void)printf("session          %s, %s sent, %s received\n", text_of(session, "state"),
-                 ew_str_bytes(a, sizeof(a), (uint64_t)int_of(session, "bytes_out")),
-                 ew_str_bytes(b, sizeof(b), (uint64_t)int_of(session, "bytes_in")));
-    (void)printf("profile          %lld items\n", (long long)int_of(s, "profile_items"));
-    (void)printf("trials           %lld waiting, %lld results to send\n", (long long)int_of(s, "trials_waiting"),
-                 (long long)int_of(s, "results_waiting"));
+    (void)printf("device           %s\n", ew_agent_app_text(s, "device"));
+    (void)printf("session          %s, %s sent, %s received\n", ew_agent_app_text(session, "state"),
+                 ew_str_bytes(a, sizeof(a), (uint64_t)ew_agent_app_int(session, "bytes_out")),
+                 ew_str_bytes(b, sizeof(b), (uint64_t)ew_agent_app_int(session, "bytes_in")));
+    (void)printf("profile          %lld items\n", (long long)ew_agent_app_int(s, "profile_items"));
+    (void)printf("trials           %lld waiting, %lld results to send\n",
+                 (long long)ew_agent_app_int(s, "trials_waiting"), (long long)ew_agent_app_int(s, "results_waiting"));
     if (json_is_object(now)) {
-        (void)printf("working on       %s: %s %lld/%lld\n", text_of(now, "what"), text_of(now, "phase"),
-                     (long long)int_of(now, "done"), (long long)int_of(now, "total"));
+        (void)printf("working on       %s: %s %lld/%lld\n", ew_agent_app_text(now, "what"),
+                     ew_agent_app_text(now, "phase"), (long long)ew_agent_app_int(now, "done"),
+                     (long long)ew_agent_app_int(now, "total"));
     }
     if (json_is_object(active)) {
-        (void)printf("serving          %s %s, method %s, task %s\n", text_of(active, "name"),
-                     text_of(active, "variant"), text_of(active, "method"), text_of(active, "task"));
+        (void)printf("serving          %s %s, method %s, task %s\n", ew_agent_app_text(active, "name"),
+                     ew_agent_app_text(active, "variant"), ew_agent_app_text(active, "method"),
+                     ew_agent_app_text(active, "task"));
     }
     print_learning(json_object_get(s, "learning"));
     (void)printf("memory           peak %s of this process\n",
-                 ew_str_bytes(a, sizeof(a), (uint64_t)int_of(s, "ram_peak_bytes")));
+                 ew_str_bytes(a, sizeof(a), (uint64_t)ew_agent_app_int(s, "ram_peak_bytes")));
     (void)printf("offload          %s\n",
                  json_is_true(json_object_get(s, "consent_offload")) ? "agreed to" : "off: hidden states stay here");
     const json_t *ledger = json_object_get(s, "ledger");
     if (json_is_object(ledger)) {
         (void)printf("offloaded so far %s sent, %s received in %lld answers\n",
-                     ew_str_bytes(a, sizeof(a), (uint64_t)int_of(ledger, "offload_bytes_out")),
-                     ew_str_bytes(b, sizeof(b), (uint64_t)int_of(ledger, "offload_bytes_in")),
-                     (long long)int_of(ledger, "offload_answers"));
+                     ew_str_bytes(a, sizeof(a), (uint64_t)ew_agent_app_int(ledger, "offload_bytes_out")),
+                     ew_str_bytes(b, sizeof(b), (uint64_t)ew_agent_app_int(ledger, "offload_bytes_in")),
+                     (long long)ew_agent_app_int(ledger, "offload_answers"));
     }
     return EW_OK;
 }
@@ -193,7 +185,7 @@ static ew_status print_learned(const json_t *j, ew_error *reterr)
                      ew_str_bytes(b, sizeof(b), (uint64_t)ew_trial_result_mean(r, "ram.predicted_bytes")));
         print_pair(r, "against what was served", "served.val.nll", "val.nll", "validation answer NLL");
         print_pair(r, "old items' answer NLL", "old.before.nll", "old.after.nll", "not learned again: forgetting");
-        const char *stop = text_of(j, "stop");
+        const char *stop = ew_agent_app_text(j, "stop");
         if (json_is_true(json_object_get(j, "diverged")) || json_is_true(json_object_get(j, "unfinished"))) {
             (void)printf("training ended early: %s\n", stop);
         }
@@ -201,7 +193,7 @@ static ew_status print_learned(const json_t *j, ew_error *reterr)
         if (truncated > 0) {
             (void)printf("%.0f items are longer than the model's context: their beginnings were left out\n", truncated);
         }
-        const char *decision = text_of(j, "decision");
+        const char *decision = ew_agent_app_text(j, "decision");
         (void)printf("%s\n",
                      strcmp(decision, "new") == 0
                          ? "The personalised model is better on validation items: it is served from now on."
@@ -223,7 +215,7 @@ typedef struct learn_args {
 static ew_status print_order(const json_t *j, ew_error *reterr)
 {
     (void)reterr;
-    (void)printf("learning: %s\n", text_of(j, "state"));
+    (void)printf("learning: %s\n", ew_agent_app_text(j, "state"));
     return EW_OK;
 }
 
@@ -296,14 +288,14 @@ static void print_chat_stats(const json_t *s)
     char a[24];
     char b[24];
     if (json_is_object(offload)) {
-        (void)fprintf(stderr, "offload: %s out, %s in, %lld trips, %.2f s waiting%s%s\n",
-                      ew_str_bytes(a, sizeof(a), (uint64_t)int_of(offload, "bytes_out")),
-                      ew_str_bytes(b, sizeof(b), (uint64_t)int_of(offload, "bytes_in")),
-                      (long long)int_of(offload, "trips"), json_number_value(json_object_get(offload, "wait_s")),
-                      json_is_true(json_object_get(offload, "went_local"))
-                          ? "; the link was lost, the rest was computed here: "
-                          : "",
-                      json_is_true(json_object_get(offload, "went_local")) ? text_of(offload, "why") : "");
+        (void)fprintf(
+            stderr, "offload: %s out, %s in, %lld trips, %.2f s waiting%s%s\n",
+            ew_str_bytes(a, sizeof(a), (uint64_t)ew_agent_app_int(offload, "bytes_out")),
+            ew_str_bytes(b, sizeof(b), (uint64_t)ew_agent_app_int(offload, "bytes_in")),
+            (long long)ew_agent_app_int(offload, "trips"), json_number_value(json_object_get(offload, "wait_s")),
+            json_is_true(json_object_get(offload, "went_local")) ? "; the link was lost, the rest was computed here: "
+                                                                 : "",
+            json_is_true(json_object_get(offload, "went_local")) ? ew_agent_app_text(offload, "why") : "");
     }
     if (json_object_get(s, "agreement") != NULL) {
         (void)fprintf(stderr, "agreement with the local answer: %.1f %% of tokens\n",

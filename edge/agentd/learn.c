@@ -192,11 +192,6 @@ static void drop_checkpoints(ew_agent *a, const uint8_t own[static EW_UID_BYTES]
     ew_dir_list_release(&list);
 }
 
-static uint32_t rag_k_of(const ew_trial_spec *spec)
-{
-    return !ew_method_retrieves(spec->method) ? 0 : spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
-}
-
 static uint32_t rag_rank_of(const ew_trial_spec *spec)
 {
     return ew_method_retrieves(spec->method) ? spec->settings.rag_rank : EW_RAG_RANK_BM25;
@@ -264,7 +259,7 @@ static ew_status store_adapter(learning *l, const char *path, ew_error *reterr)
                              .score_adapter = ew_trial_result_mean(r, "val.score"),
                              .nll_base = ew_trial_result_mean(r, "base.val.nll"),
                              .nll_adapter = ew_trial_result_mean(r, "val.nll"),
-                             .rag_k = rag_k_of(&l->spec),
+                             .rag_k = ew_trial_rag_k(&l->spec),
                              .rag_rank = rag_rank_of(&l->spec),
                              .known_row = l->out.known_order,
                              .parent = l->update ? l->served.adapter : 0,
@@ -302,7 +297,7 @@ static ew_status store_active(learning *l, ew_error *reterr)
 {
     ew_agent *a = l->a;
     bool is_new = ew_str_eq(l->decision, "new");
-    ew_served s = {.rag_k = is_new ? rag_k_of(&l->spec) : 0,
+    ew_served s = {.rag_k = is_new ? ew_trial_rag_k(&l->spec) : 0,
                    .rag_rank = is_new ? rag_rank_of(&l->spec) : EW_RAG_RANK_BM25,
                    .adapter = is_new ? l->adapter : 0};
     if (ew_str_eq(l->decision, "kept")) {

@@ -254,11 +254,6 @@ static ew_score val_score(const ew_trial_result *r, const char *prefix, size_t n
     return s;
 }
 
-static uint32_t rag_k_of(const ew_trial_spec *spec)
-{
-    return !ew_method_retrieves(spec->method) ? 0 : spec->settings.rag_k != 0 ? spec->settings.rag_k : 2;
-}
-
 /* Old items that the update did not learn from, before and after it. */
 static ew_status measure_forgetting(const job *j, ew_held *held, const choice *c, ew_adapter *before, ew_adapter *after,
                                     const ew_progress *progress, ew_trial_result *result, ew_error *reterr)
@@ -280,8 +275,8 @@ static ew_status measure_forgetting(const job *j, ew_held *held, const choice *c
                                  progress, &score, reterr);
     if (st == EW_OK) {
         add_score(result, "old.before.", &score);
-        st =
-            ew_held_score(held, after, rag_k_of(&j->spec), j->spec.settings.rag_rank, old, n, progress, &score, reterr);
+        st = ew_held_score(held, after, ew_trial_rag_k(&j->spec), j->spec.settings.rag_rank, old, n, progress, &score,
+                           reterr);
     }
     if (st == EW_OK) {
         add_score(result, "old.after.", &score);

@@ -38,15 +38,10 @@ typedef struct bench {
     double loss;
 } bench;
 
-static double now_s(void)
-{
-    return (double)ew_mono_ns() * 1e-9;
-}
-
 static bool on_step(const ew_progress_info *info, void *ctx)
 {
     bench *b = ctx;
-    const double now = now_s();
+    const double now = ew_mono_s();
     if (b->n_steps < STEPS_MAX) {
         b->step[b->n_steps++] = now - b->began;
     }
@@ -108,7 +103,7 @@ static ew_status tune(bench *b, ew_error *err)
     ew_tune_report report;
     ew_adapter *lora = NULL;
     ew_status st = ew_tune_memory(&o, &plan, err);
-    b->began = now_s();
+    b->began = ew_mono_s();
     st = st == EW_OK ? ew_tune(&o, &lora, &report, err) : st;
     ew_proc_mem mem = {0};
     st = st == EW_OK ? ew_proc_mem_read(&mem, err) : st;
@@ -242,9 +237,9 @@ static void head(const parts *p, const int32_t *target, void *scratch)
 #define PART(name, body)                                                                                               \
     do {                                                                                                               \
         body;                                                                                                          \
-        const double from = now_s();                                                                                   \
+        const double from = ew_mono_s();                                                                               \
         body;                                                                                                          \
-        (void)printf("part=%s ms=%.2f\n", name, (now_s() - from) * 1e3);                                               \
+        (void)printf("part=%s ms=%.2f\n", name, (ew_mono_s() - from) * 1e3);                                           \
     } while (0)
 
 static void time_parts(const bench *b)
